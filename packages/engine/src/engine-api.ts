@@ -1,0 +1,81 @@
+/** The engine's options, statistics and public face; the implementation is engine.ts. */
+
+import type { AttentionSource } from '@glinthawk/attention';
+import type { KvDtype, Logger, ModelConfig, Tokenizer } from '@glinthawk/core';
+import type { DenseBackend } from '@glinthawk/dense';
+import type { GenerationEvent, GenerationRequest } from './request.ts';
+
+export interface EngineOptions {
+  readonly dense: DenseBackend;
+  readonly attention: readonly AttentionSource[];
+  readonly kvDtype: KvDtype;
+  /** Identifies model and weights to attention nodes. */
+  readonly fingerprint: string;
+  /** Absent: text is empty everywhere, token ids are given, stop strings are refused. */
+  readonly tokenizer?: Tokenizer;
+  /** At most the model's; requests beyond it fail. */
+  readonly contextTokens?: number;
+  /** Rows of a micro-batch at most; `auto` sizes it from KV capacity and in-flight count. */
+  readonly microBatchRows?: number | 'auto';
+  /** Micro-batches in flight; `auto` adapts to measured stage times and round trips. */
+  readonly inFlight?: number | 'auto';
+  /** Tokens of one prompt that go through in one step, at most. */
+  readonly prefillChunk?: number;
+  readonly policy?: 'fcfs' | 'deepest-first' | 'starvation-first';
+  /** With no attention node left: wait for one to come back rather than fail. */
+  readonly waitForNodes?: boolean;
+  readonly logger?: Logger;
+}
+
+export interface EngineStats {
+  readonly waiting: number;
+  readonly running: number;
+  readonly finished: number;
+  readonly failed: number;
+  readonly promptTokens: number;
+  readonly generatedTokens: number;
+  readonly preemptions: number;
+  readonly nodesLost: number;
+  readonly steps: number;
+  readonly rows: number;
+  readonly inFlight: number;
+  readonly microBatchRows: number;
+  readonly usedBlocks: number;
+  readonly totalBlocks: number;
+  readonly kvBytes: number;
+  /** Since the first step: wall time, and the part of it in which each tier had something under way. */
+  readonly wallMs: number;
+  readonly denseBusyMs: number;
+  readonly attentionBusyMs: number;
+  readonly headMs: number;
+  readonly samplingMs: number;
+  /** Sums over steps, of every layer: dense and attention time as seen by one micro-batch. */
+  readonly denseStageMs: number;
+  readonly attentionStageMs: number;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly nodes: readonly {
+    readonly name: string;
+    readonly connected: boolean;
+    readonly usedBlocks: number;
+    readonly blocks: number;
+  }[];
+}
+
+export interface EngineApi {
+  readonly config: ModelConfig;
+  /** Longest prompt plus generated tokens that a request may have here: the model's context, or less KV. */
+  readonly contextTokens: number;
+  /**
+   * Runs requests, pulling them as there is room, and yields what happens, in order for each request. Ends when all have
+   * finished or failed. Breaking out of the loop, or the signal, drops what is under way.
+   * @throws NodeLostError when no attention node is left (and none is waited for), DeviceError, AbortedError
+   */
+  generate(
+    requests: Iterable<GenerationRequest> | AsyncIterable<GenerationRequest>,
+    options?: { readonly signal?: AbortSignal },
+  ): AsyncIterable<GenerationEvent>;
+  stats(): EngineStats;
+  /** Frees every slot and micro-batch, closes attention connections; the dense backend stays its owner's. */
+  close(): Promise<void>;
+}
