@@ -3,21 +3,10 @@
  * own machines (`../shared/models`, or $GLINTHAWK_MODELS) and are skipped by name in a stranger's clone. In CI their absence
  * is a failure, so that no golden goes unchecked in silence.
  */
-import { existsSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, it } from 'vitest';
+import { modelPath, modelsRoot } from './model-paths.ts';
 
-export const repositoryRoot = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-export const exampleModel = join(repositoryRoot, 'examples', 'tale-1m');
-const modelsRoot = process.env.GLINTHAWK_MODELS ?? join(repositoryRoot, '..', 'shared', 'models');
-
-/** The path of a model under the models folder, e.g. `stories260K`, `tiny/qwen3`; or null when it isn't here. */
-export function modelPath(name: string): string | null {
-  if (name === 'tale-1m') return exampleModel;
-  const path = join(modelsRoot, name);
-  return existsSync(path) ? path : null;
-}
+export { exampleModel, modelPath, repositoryRoot } from './model-paths.ts';
 
 /** A `describe` whose tests need a model that may be absent: skipped by name, or failed in CI. */
 export function describeWithModel(title: string, name: string, tests: (path: string) => void): void {
