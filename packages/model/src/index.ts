@@ -1,1 +1,3 @@
-export * from './open-model.ts';
+export { blobFiles, type FileSource, type ModelFiles } from './file-source.ts';
+export type { ChatTemplate, GenerationDefaults, Model } from './model.ts';
+export { type OpenModelOptions, openModel, openModelFiles } from './open-model.ts';

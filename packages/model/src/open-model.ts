@@ -1,28 +1,31 @@
-/** What opening a model gives, whatever its files are: the contract between model formats and everything else. */
-import type { ChatMessage, ModelConfig, Tokenizer, WeightSource } from '@glinthawk/core';
+/**
+ * Opens a model, whatever its files are: a Hugging Face folder, a GGUF file, or a folder that holds one GGUF file and no
+ * safetensors. Everything but the weights is read and validated here; weights are read on demand later.
+ */
+import { type Logger, silentLogger } from '@glinthawk/core';
+import { openPath } from '#platform';
+import type { ModelFiles } from './file-source.ts';
+import { openHuggingFace } from './huggingface-model.ts';
+import type { Model } from './model.ts';
 
-export interface ChatTemplate {
-  /** The conversation as the model's prompt text, with the generation prompt. @throws InputError when the template rejects it. */
-  render(messages: readonly ChatMessage[]): string;
+export interface OpenModelOptions {
+  /** Told of notes on how the model was opened. */
+  readonly logger?: Logger;
 }
 
-export interface GenerationDefaults {
-  readonly temperature?: number;
-  readonly topP?: number;
-  readonly topK?: number;
-  readonly repetitionPenalty?: number;
+/**
+ * @param path a Hugging Face folder or a .gguf file
+ * @throws ModelFormatError when files are missing, damaged or inconsistent
+ * @throws UnsupportedError naming what this version does not run
+ */
+export async function openModel(path: string, options: OpenModelOptions = {}): Promise<Model> {
+  return openModelFiles(await openPath(path), options);
 }
 
-export interface Model {
-  /** The folder's or file's name, for people. */
-  readonly name: string;
-  readonly format: 'huggingface' | 'gguf';
-  readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer | null;
-  readonly chatTemplate: ChatTemplate | null;
-  readonly generationDefaults: GenerationDefaults;
-  readonly weights: WeightSource;
-  /** SHA-256 (hex) over configuration, tokenizer, tensor table and samples of the weights: changes when the model does. */
-  readonly fingerprint: string;
-  close(): Promise<void>;
+/** As openModel, of files that need not be on a disk. */
+export async function openModelFiles(files: ModelFiles, options: OpenModelOptions = {}): Promise<Model> {
+  const logger = options.logger ?? silentLogger;
+  const model = await openHuggingFace(files);
+  for (const note of model.notes ?? []) logger.info(note);
+  return model;
 }
