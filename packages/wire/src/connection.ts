@@ -1,0 +1,244 @@
+/**
+ * Frames over a transport, with keepalive. Frames sent in one turn of the event loop leave in one write; PING is answered here and
+ * never seen by the caller; a peer from which nothing is heard for too long is dropped. After any fault the connection is
+ * over: there is no resynchronising.
+ */
+import { GlinthawkError, ProtocolError, toError } from '@glinthawk/core';
+import { pingFrame, pongFrame } from './control.ts';
+import { type Frame, type FrameHeader, frameBytes, frameParts, type OutgoingFrame } from './frame.ts';
+import { FrameReader } from './frame-reader.ts';
+import { FrameType } from './frame-type.ts';
+import { MAX_HANDSHAKE_BYTES } from './limits.ts';
+import { ConnectionClosedError, type Transport } from './transport.ts';
+
+export interface KeepaliveOptions {
+  /** How often PING is sent. Default 3,000. */
+  readonly intervalMs?: number;
+  /** Silence after which the peer counts as gone. Default 15,000. */
+  readonly timeoutMs?: number;
+}
+
+/** At most this much is given to the transport at once, so that a stalled peer is told from a slow one. */
+const SEND_BATCH_BYTES = 4 * 1024 * 1024;
+
+export class Connection {
+  readonly transport: Transport;
+  readonly #reader: FrameReader;
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #intervalMs: number;
+  readonly #timeoutMs: number;
+  readonly #timer: ReturnType<typeof setInterval>;
+  #outgoing: Uint8Array[] = [];
+  #outgoingBytes = 0;
+  #afterSend: (() => void)[] = [];
+  #flushing: Promise<void> | undefined;
+  #sending = false;
+  #closing: Promise<void> | undefined;
+  #failure: Error | undefined;
+  #waiting = false;
+  #heardAt = performance.now();
+  #heardBytes = 0;
+  #tickedAt = performance.now();
+  #pings = 0;
+  #pingSentAt = 0;
+  #roundTripMs = 0;
+
+  /** Until `acceptAll` only frames of the handshake's size are received. */
+  constructor(transport: Transport, keepalive: KeepaliveOptions = {}) {
+    this.transport = transport;
+    this.#reader = new FrameReader({ accept: handshakeOnly });
+    this.#chunks = transport[Symbol.asyncIterator]();
+    this.#intervalMs = keepalive.intervalMs ?? 3_000;
+    this.#timeoutMs = keepalive.timeoutMs ?? 15_000;
+    this.#timer = setInterval(() => this.#tick(), this.#intervalMs);
+    // Waiting for a peer is no reason to keep a process alive; its socket is.
+    if (typeof this.#timer === 'object') (this.#timer as { unref?(): void }).unref?.();
+  }
+
+  /** Of the latest PING; 0 before the first PONG. */
+  get roundTripMs(): number {
+    return this.#roundTripMs;
+  }
+
+  /** Milliseconds since anything was received. */
+  get silentMs(): number {
+    if (this.transport.bytesReceived !== this.#heardBytes) this.#heard();
+    return performance.now() - this.#heardAt;
+  }
+
+  /** Bytes queued and not yet taken by the transport. */
+  get backlogBytes(): number {
+    return this.#outgoingBytes;
+  }
+
+  /** Bytes received of frames that are not complete or not yet given out. */
+  get bufferedBytes(): number {
+    return this.#reader.bufferedBytes;
+  }
+
+  /**
+   * The handshake is done: every header goes to `accept` before its payload is received, and payloads that come in pieces are
+   * put together in what `allocate` gives (FrameReaderOptions).
+   */
+  acceptAll(accept: (header: FrameHeader) => Uint8Array | undefined, allocate?: (bytes: number) => Uint8Array): void {
+    this.#reader.accept = accept;
+    if (allocate !== undefined) this.#reader.allocate = allocate;
+  }
+
+  /**
+   * Queues a frame; it leaves at the end of this turn of the event loop, with all others of the turn.
+   * @param onSent called when its sections may be changed again; not at all when the connection ends before
+   */
+  send(outgoing: OutgoingFrame, onSent?: () => void): void {
+    if (this.#failure !== undefined || this.#closing !== undefined) return;
+    for (const part of frameParts(outgoing)) this.#outgoing.push(part);
+    this.#outgoingBytes += frameBytes(outgoing.header);
+    if (onSent !== undefined) this.#afterSend.push(onSent);
+    this.#flushing ??= Promise.resolve().then(() => this.#flush());
+  }
+
+  /** Resolves when everything queued was taken by the transport, or the connection is over. */
+  async drained(): Promise<void> {
+    await this.#flushing;
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      while (this.#outgoing.length > 0) {
+        const parts = this.#outgoing;
+        const bytes = this.#outgoingBytes;
+        const afterSend = this.#afterSend;
+        this.#outgoing = [];
+        this.#afterSend = [];
+        this.#sending = true;
+        for (const batch of batches(parts)) await this.transport.send(batch);
+        this.#sending = false;
+        this.#outgoingBytes -= bytes;
+        for (const done of afterSend) done();
+      }
+    } catch (error) {
+      this.#fail(toError(error));
+    } finally {
+      this.#sending = false;
+      this.#flushing = undefined;
+    }
+  }
+
+  /**
+   * The next frame that isn't keepalive.
+   * @throws ProtocolError when the peer breaks the protocol, ConnectionClosedError when the connection is over
+   */
+  async receive(): Promise<Frame> {
+    for (;;) {
+      const frame = this.#reader.next();
+      if (frame === undefined) {
+        await this.#pull();
+      } else if (frame.header.type === FrameType.PING) {
+        this.send(pongFrame(frame.header.id));
+      } else if (frame.header.type === FrameType.PONG) {
+        if (frame.header.id === this.#pings) this.#roundTripMs = performance.now() - this.#pingSentAt;
+      } else {
+        return frame;
+      }
+    }
+  }
+
+  async #pull(): Promise<void> {
+    if (this.#failure !== undefined) throw new ConnectionClosedError(this.transport.name, this.#failure);
+    this.#waiting = true;
+    this.#heard();
+    const { value, done } = await this.#chunks.next();
+    this.#waiting = false;
+    this.#heard();
+    if (!done) {
+      this.#reader.push(value);
+      return;
+    }
+    const reason = await this.transport.closed;
+    const cut = this.#reader.atBoundary ? undefined : new Error('it ended in the middle of a frame');
+    throw new ConnectionClosedError(this.transport.name, this.#failure ?? reason ?? cut);
+  }
+
+  /** Measures the round trip, apart from the regular ones. */
+  ping(): void {
+    this.#pings++;
+    this.#pingSentAt = performance.now();
+    this.send(pingFrame(this.#pings));
+  }
+
+  #heard(): void {
+    this.#heardAt = performance.now();
+    this.#heardBytes = this.transport.bytesReceived;
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    const late = now - this.#tickedAt > this.#intervalMs * 2;
+    this.#tickedAt = now;
+    // Our own event loop stood still: what the peer sent meanwhile has not been looked at yet.
+    if (late || this.transport.bytesReceived !== this.#heardBytes) this.#heard();
+    // Neither reading nor stuck in writing: silence is our own doing.
+    if (!this.#waiting && !this.#sending) this.#heard();
+    if (now - this.#heardAt > this.#timeoutMs) {
+      this.#fail(new GlinthawkError('PEER_SILENT', `nothing was heard for ${Math.round(now - this.#heardAt)} ms`));
+      return;
+    }
+    // Behind a backlog a ping measures the backlog, and proves nothing that the backlog's progress doesn't.
+    if (this.#outgoingBytes === 0) this.ping();
+  }
+
+  #fail(reason: Error): void {
+    this.#failure ??= reason;
+    void this.close(reason);
+  }
+
+  /**
+   * Sends what is queued (unless the connection failed, or `graceMs` pass) and closes the transport. `last` is sent before.
+   */
+  async end(last?: OutgoingFrame, graceMs = 1_000): Promise<void> {
+    if (last !== undefined) this.send(last);
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const grace = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, graceMs);
+    });
+    await Promise.race([this.drained(), this.transport.closed, grace]);
+    clearTimeout(timer);
+    await this.close();
+  }
+
+  /** Closes the transport at once; what is queued is dropped. */
+  close(reason?: Error): Promise<void> {
+    clearInterval(this.#timer);
+    this.#closing ??= this.transport.close(reason).then(() => {
+      this.#outgoing = [];
+      this.#outgoingBytes = 0;
+      this.#afterSend = [];
+    });
+    return this.#closing;
+  }
+}
+
+function handshakeOnly(header: FrameHeader): undefined {
+  if (header.payloadBytes > MAX_HANDSHAKE_BYTES) {
+    throw new ProtocolError('FRAME_TOO_LONG', `a frame of ${header.payloadBytes} bytes before the handshake was done`);
+  }
+}
+
+/** Splits parts into runs of at most SEND_BATCH_BYTES, cutting long parts. */
+function* batches(parts: readonly Uint8Array[]): Generator<readonly Uint8Array[]> {
+  let batch: Uint8Array[] = [];
+  let room = SEND_BATCH_BYTES;
+  for (const part of parts) {
+    for (let at = 0; at < part.byteLength; ) {
+      const piece = part.subarray(at, at + room);
+      batch.push(piece);
+      at += piece.byteLength;
+      room -= piece.byteLength;
+      if (room > 0) continue;
+      yield batch;
+      batch = [];
+      room = SEND_BATCH_BYTES;
+    }
+  }
+  if (batch.length > 0) yield batch;
+}

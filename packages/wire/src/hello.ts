@@ -1,0 +1,181 @@
+/**
+ * HELLO, in which an engine says what it needs, and WELCOME, in which a node says what it gives. The geometry travels whole:
+ * a node knows nothing else of the model.
+ */
+import { type AttentionGeometry, type KvDtype, outputRowFloats, ProtocolError, qkvRowFloats } from '@glinthawk/core';
+import { frame, type OutgoingFrame } from './frame.ts';
+import { FrameType, WIRE_DTYPE_BYTES, type WireDtype } from './frame-type.ts';
+import { bytesToHex, decodeJson, encodeJson, type JsonFields } from './json-payload.ts';
+import {
+  MAX_CONTEXT_TOKENS,
+  MAX_GROUP_SIZE,
+  MAX_HEAD_DIM,
+  MAX_KV_HEADS,
+  MAX_LAYERS,
+  MAX_NAME_CHARS,
+  MAX_PAYLOAD_BYTES,
+  MAX_ROWS,
+  MAX_SHARDS,
+  MAX_SLOTS,
+  SECTION_ALIGN,
+} from './limits.ts';
+
+/** What frames mean. A node refuses any other version, naming its own. */
+export const PROTOCOL_VERSION = 1;
+export const NONCE_BYTES = 32;
+export const PROOF_BYTES = 32;
+
+/** What may be asked for in HELLO and granted in WELCOME; unknown names are ignored. */
+export type Capability = 'log-sum-exp' | 'fork' | 'put-kv';
+const CAPABILITIES: readonly Capability[] = ['log-sum-exp', 'fork', 'put-kv'];
+
+export interface Hello {
+  readonly protocolVersion: number;
+  /** Random, the same for all connections of one engine to one node: a second HELLO of it replaces the first session. */
+  readonly clientId: string;
+  /** Random for every connection; part of the token proofs. */
+  readonly nonce: Uint8Array; // [NONCE_BYTES]
+  readonly fingerprint: string;
+  readonly geometry: AttentionGeometry;
+  readonly kvDtype: KvDtype;
+  readonly wireDtype: WireDtype;
+  readonly capabilities: readonly Capability[];
+}
+
+/** What one session may have under way at a node. */
+export interface SessionLimits {
+  readonly maxSlots: number;
+  /** Announced and not retired. */
+  readonly maxSteps: number;
+  readonly maxStepRows: number;
+}
+
+export interface Welcome {
+  readonly protocolVersion: number;
+  /** For people. */
+  readonly node: string;
+  readonly wireDtype: WireDtype;
+  /** Those of HELLO's that the node has. */
+  readonly capabilities: readonly Capability[];
+  readonly blockTokens: number;
+  readonly blockBytes: number;
+  readonly shardBlocks: readonly number[];
+  readonly limits: SessionLimits;
+  /** That the node knows the token; null where it asked for none. */
+  readonly proof: Uint8Array | null; // [PROOF_BYTES]
+}
+
+export function helloFrame(hello: Hello): OutgoingFrame {
+  const { geometry } = hello;
+  const json = {
+    protocolVersion: hello.protocolVersion,
+    clientId: hello.clientId,
+    nonce: bytesToHex(hello.nonce),
+    fingerprint: hello.fingerprint,
+    kvDtype: hello.kvDtype,
+    wireDtype: hello.wireDtype,
+    capabilities: hello.capabilities,
+    geometry: {
+      layers: geometry.layers,
+      kvHeads: geometry.kvHeads,
+      groupSize: geometry.groupSize,
+      headDim: geometry.headDim,
+      softmaxScale: geometry.softmaxScale,
+      windows: geometry.windows,
+      maxContextTokens: geometry.maxContextTokens,
+    },
+  };
+  return frame(FrameType.HELLO, {}, [encodeJson('HELLO', json)]);
+}
+
+/** @throws ProtocolError: WRONG_VERSION before anything else is looked at, else BAD_JSON or BAD_FIELD. */
+export function decodeHello(payload: Uint8Array): Hello {
+  const fields = decodeJson('HELLO', payload);
+  return {
+    protocolVersion: checkVersion(fields),
+    clientId: fields.string('clientId', MAX_NAME_CHARS),
+    nonce: fields.hexBytes('nonce', NONCE_BYTES),
+    fingerprint: fields.string('fingerprint', MAX_NAME_CHARS),
+    kvDtype: fields.oneOf('kvDtype', ['f32', 'f16', 'int8']),
+    wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
+    capabilities: decodeCapabilities(fields),
+    geometry: decodeGeometry(fields.object('geometry')),
+  };
+}
+
+export function welcomeFrame(welcome: Welcome): OutgoingFrame {
+  const json = { ...welcome, proof: welcome.proof === null ? undefined : bytesToHex(welcome.proof) };
+  return frame(FrameType.WELCOME, {}, [encodeJson('WELCOME', json)]);
+}
+
+/** @throws ProtocolError */
+export function decodeWelcome(payload: Uint8Array): Welcome {
+  const fields = decodeJson('WELCOME', payload);
+  const protocolVersion = checkVersion(fields);
+  const limits = fields.object('limits');
+  return {
+    protocolVersion,
+    node: fields.string('node', MAX_NAME_CHARS),
+    wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
+    capabilities: decodeCapabilities(fields),
+    blockTokens: fields.integer('blockTokens', 1, MAX_CONTEXT_TOKENS),
+    blockBytes: fields.integer('blockBytes', 1, Number.MAX_SAFE_INTEGER),
+    shardBlocks: fields.integers('shardBlocks', MAX_SHARDS, 0, 2 ** 32 - 1),
+    limits: {
+      maxSlots: limits.integer('maxSlots', 1, MAX_SLOTS),
+      maxSteps: limits.integer('maxSteps', 1, 2 ** 20),
+      maxStepRows: limits.integer('maxStepRows', 1, MAX_ROWS),
+    },
+    proof: fields.has('proof') ? fields.hexBytes('proof', PROOF_BYTES) : null,
+  };
+}
+
+function checkVersion(fields: JsonFields): number {
+  const version = fields.integer('protocolVersion', 0, 2 ** 32 - 1);
+  if (version === PROTOCOL_VERSION) return version;
+  throw new ProtocolError(
+    'WRONG_VERSION',
+    `the peer speaks protocol version ${version}, this side ${PROTOCOL_VERSION}`,
+    {
+      hint: 'run the same Glinthawk version on both machines',
+    },
+  );
+}
+
+function decodeCapabilities(fields: JsonFields): readonly Capability[] {
+  const names = fields.strings('capabilities', 64, MAX_NAME_CHARS);
+  return CAPABILITIES.filter((name) => names.includes(name));
+}
+
+function decodeGeometry(fields: JsonFields): AttentionGeometry {
+  const layers = fields.integer('layers', 1, MAX_LAYERS);
+  const windows = fields.integers('windows', MAX_LAYERS, 0, MAX_CONTEXT_TOKENS);
+  if (windows.length !== layers) {
+    throw new ProtocolError('BAD_FIELD', `HELLO.geometry: ${windows.length} windows for ${layers} layers`);
+  }
+  const geometry: AttentionGeometry = {
+    layers,
+    kvHeads: fields.integer('kvHeads', 1, MAX_KV_HEADS),
+    groupSize: fields.integer('groupSize', 1, MAX_GROUP_SIZE),
+    headDim: fields.integer('headDim', 1, MAX_HEAD_DIM),
+    softmaxScale: fields.number('softmaxScale', -1e6, 1e6),
+    windows,
+    maxContextTokens: fields.integer('maxContextTokens', 1, MAX_CONTEXT_TOKENS),
+  };
+  if (maxRowsPerFrame(geometry, 'f32') === 0) {
+    throw new ProtocolError(
+      'BAD_FIELD',
+      `HELLO.geometry: a row of ${qkvRowFloats(geometry)} floats is over the frame cap`,
+    );
+  }
+  return geometry;
+}
+
+/** Most rows that one ATTEND and its RESULT can carry within the frame cap. */
+export function maxRowsPerFrame(geometry: AttentionGeometry, dtype: WireDtype): number {
+  const attend = qkvRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype];
+  const logSumExp = geometry.groupSize * geometry.kvHeads * 4;
+  const result = outputRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype] + logSumExp;
+  const padding = SECTION_ALIGN; // between o and the log-sum-exp, once a frame
+  return Math.min(MAX_ROWS, Math.floor((MAX_PAYLOAD_BYTES - padding) / Math.max(attend, result)));
+}

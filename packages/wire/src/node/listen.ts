@@ -1,0 +1,144 @@
+/**
+ * One port for raw TCP and for WebSocket: the first byte of a connection tells a frame's magic from an HTTP request. With a
+ * certificate both are under TLS. Connections that say nothing, or something else, are closed.
+ */
+import { createServer as createHttpServer } from 'node:http';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:tls';
+import { InputError, type Logger, silentLogger } from '@glinthawk/core';
+import { WebSocketServer } from 'ws';
+import { MAGIC } from '../frame.ts';
+import { MAX_WEBSOCKET_MESSAGE_BYTES } from '../limits.ts';
+import { checkListenAllowed } from '../listen-policy.ts';
+import type { Transport } from '../transport.ts';
+import { TcpTransport } from './tcp-transport.ts';
+import { WsServerTransport } from './ws-transport.ts';
+
+export interface ListenOptions {
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  /** Only to refuse listening beyond this machine without one; the handshake checks it. */
+  readonly token?: string | undefined;
+  /** PEM. */
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer };
+  /**
+   * Web pages that may connect, as origins (`https://example.org`), or `*`; by default none. What sends no Origin (anything but
+   * a browser) always may.
+   */
+  readonly origins?: readonly string[];
+  readonly onTransport: (transport: Transport) => void;
+  readonly logger?: Logger;
+  /** How long a connection may stay silent before its kind is known. Default 10,000. */
+  readonly peekTimeoutMs?: number;
+}
+
+export interface Listener {
+  readonly host: string;
+  readonly port: number;
+  /** `tcp://host:port`, or `tls://`. */
+  readonly url: string;
+  /** `ws://host:port`, or `wss://`. */
+  readonly webSocketUrl: string;
+  readonly openSockets: number;
+  /** Listens no longer and closes every connection. */
+  close(): Promise<void>;
+}
+
+/** @throws InputError when the address can't be had, or is beyond this machine and there is no token */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  checkListenAllowed(options);
+  const logger = options.logger ?? silentLogger;
+  const sockets = new Set<Socket>();
+  const http = createHttpServer((_request, response) => {
+    response.writeHead(426, { 'Content-Type': 'text/plain', Upgrade: 'websocket', Connection: 'close' });
+    response.end('A Glinthawk attention node: connect by WebSocket or TCP.\n');
+  });
+  const webSockets = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false, // tensors don't compress
+    maxPayload: MAX_WEBSOCKET_MESSAGE_BYTES,
+    clientTracking: false,
+  });
+  const scheme = options.tls ? 'tls' : 'tcp';
+  http.on('upgrade', (request, socket, head) => {
+    const origin = request.headers.origin;
+    if (!originAllowed(origin, options.origins)) {
+      logger.warn('a page was refused by its origin', { origin });
+      socket.end('HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+      return;
+    }
+    webSockets.handleUpgrade(request, socket, head, (webSocket) => {
+      const remote = request.socket;
+      const name = `${options.tls ? 'wss' : 'ws'}://${remote.remoteAddress}:${remote.remotePort}`;
+      options.onTransport(new WsServerTransport(webSocket, name));
+    });
+  });
+
+  const onSocket = (socket: Socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+    socket.on('error', (error) => logger.debug('connection failed', { error: error.message }));
+    socket.setNoDelay(true);
+    const timer = setTimeout(() => socket.destroy(), options.peekTimeoutMs ?? 10_000);
+    socket.once('close', () => clearTimeout(timer));
+    // `data` would lose bytes between two listeners; `readable` leaves them until somebody reads.
+    socket.once('readable', () => {
+      clearTimeout(timer);
+      const first: Buffer | null = socket.read();
+      if (first === null) return; // it ended
+      const kind = first[0] === (MAGIC & 0xff) ? 'frames' : 'http';
+      if (kind === 'http' && !looksLikeHttp(first)) {
+        logger.warn('a connection spoke neither frames nor HTTP', { from: socket.remoteAddress });
+        socket.destroy();
+        return;
+      }
+      socket.unshift(first);
+      if (kind === 'http') http.emit('connection', socket);
+      else options.onTransport(new TcpTransport(socket, `${scheme}://${socket.remoteAddress}:${socket.remotePort}`));
+    });
+  };
+  const server: Server = options.tls
+    ? createTlsServer({ cert: options.tls.cert, key: options.tls.key }, onSocket)
+    : createServer(onSocket);
+  server.on('tlsClientError', (error: Error) => logger.warn('TLS handshake failed', { error: error.message }));
+
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause) => {
+      const where = `${options.host}:${options.port}`;
+      reject(new InputError('CANNOT_LISTEN', `can't listen at ${where}: ${cause.message}`, { cause }));
+    });
+    server.listen({ host: options.host, port: options.port }, resolve);
+  });
+  const { address, port } = server.address() as AddressInfo;
+  const shown = `${address.includes(':') ? `[${address}]` : address}:${port}`;
+  return {
+    host: address,
+    port,
+    url: `${scheme}://${shown}`,
+    webSocketUrl: `${options.tls ? 'wss' : 'ws'}://${shown}`,
+    get openSockets() {
+      return sockets.size;
+    },
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const socket of sockets) socket.destroy();
+      webSockets.close();
+      http.close();
+      await closed;
+    },
+  };
+}
+
+/** An HTTP method's first letters. */
+function looksLikeHttp(first: Buffer): boolean {
+  return /^[A-Z]{1,7}( |$)/.test(first.subarray(0, 8).toString('latin1'));
+}
+
+/**
+ * Any page that a person of this machine opens can reach a node on it, and browsers let it: only the Origin header tells. It
+ * isn't compared with Host, which a page can choose by pointing a name of its own at this machine.
+ */
+function originAllowed(origin: string | undefined, origins: readonly string[] | undefined): boolean {
+  return origin === undefined || (origins?.some((allowed) => allowed === '*' || allowed === origin) ?? false);
+}
