@@ -1,14 +1,12 @@
 /** A Hugging Face folder as a Model: config.json, safetensors, tokenizer, chat template, generation defaults. */
 import { ModelFormatError } from '@glinthawk/core';
-import { type ModelFiles, readJson, readWhole } from './file-source.ts';
+import { type ModelFiles, readJson } from './file-source.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { readGenerationDefaults, readHuggingFaceConfig } from './huggingface-config.ts';
+import { readHuggingFaceText, readTextFiles } from './huggingface-text.ts';
 import { openHuggingFaceWeights } from './huggingface-weights.ts';
 import type { Model } from './model.ts';
-import { MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES } from './model-limits.ts';
-
-/** Files whose bytes are part of the model's identity. */
-const IDENTITY_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'generation_config.json'];
+import { MAX_CONFIG_BYTES } from './model-limits.ts';
 
 /** @throws ModelFormatError, UnsupportedError; nothing stays open then */
 export async function openHuggingFace(files: ModelFiles): Promise<Model> {
@@ -20,21 +18,17 @@ export async function openHuggingFace(files: ModelFiles): Promise<Model> {
   }
   const generation = await readJson(files, 'generation_config.json', MAX_CONFIG_BYTES);
   const config = readHuggingFaceConfig(configJson, generation);
-  const texts: Uint8Array<ArrayBuffer>[] = [];
-  for (const entry of IDENTITY_FILES) {
-    if (files.entries.includes(entry)) texts.push(await readWhole(files, entry, MAX_TOKENIZER_BYTES));
-  }
+  const contents = await readTextFiles(files);
   const weights = await openHuggingFaceWeights(files, config);
   try {
     return {
       name: files.name,
       format: 'huggingface',
       config,
-      tokenizer: null,
-      chatTemplate: null,
+      ...readHuggingFaceText(contents),
       generationDefaults: readGenerationDefaults(generation),
       weights,
-      fingerprint: await fingerprintOf(config, texts, weights),
+      fingerprint: await fingerprintOf(config, [...contents.values(), JSON.stringify(generation ?? null)], weights),
       close: () => weights.close(),
     };
   } catch (thrown) {

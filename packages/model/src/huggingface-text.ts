@@ -1,0 +1,75 @@
+/** The text side of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja. */
+import { ModelFormatError, type Tokenizer } from '@glinthawk/core';
+import { configuredTemplate, configuredToken, createChatTemplate } from './chat-template.ts';
+import { Fields } from './config-fields.ts';
+import { decodeUtf8, type ModelFiles, parseJson, readWhole } from './file-source.ts';
+import type { ChatTemplate } from './model.ts';
+import { MAX_TOKENIZER_BYTES } from './model-limits.ts';
+import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
+
+const TEXT_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'] as const;
+
+export interface ModelText {
+  readonly tokenizer: Tokenizer | null;
+  readonly chatTemplate: ChatTemplate | null;
+}
+
+/** Bytes of those of the folder's text files that it has, in a fixed order. */
+export async function readTextFiles(files: ModelFiles): Promise<ReadonlyMap<string, Uint8Array<ArrayBuffer>>> {
+  const contents = new Map<string, Uint8Array<ArrayBuffer>>();
+  for (const entry of TEXT_FILES) {
+    if (files.entries.includes(entry)) contents.set(entry, await readWhole(files, entry, MAX_TOKENIZER_BYTES));
+  }
+  return contents;
+}
+
+/**
+ * @param contents bytes of those of TEXT_FILES that the folder has
+ * @throws ModelFormatError, UnsupportedError
+ */
+export function readHuggingFaceText(contents: ReadonlyMap<string, Uint8Array>): ModelText {
+  const text = (entry: (typeof TEXT_FILES)[number]) => {
+    const bytes = contents.get(entry);
+    return bytes === undefined ? undefined : decodeUtf8(bytes, entry);
+  };
+  const configText = text('tokenizer_config.json');
+  const config = Fields.of(
+    'tokenizer_config.json',
+    configText === undefined ? {} : parseJson(configText, 'tokenizer_config.json'),
+  );
+  const tokens = { bosToken: configuredToken(config, 'bos_token'), eosToken: configuredToken(config, 'eos_token') };
+  const file = text('chat_template.jinja');
+  const source = file ?? configuredTemplate(config);
+  const where = file === undefined ? 'tokenizer_config.json' : 'chat_template.jinja';
+  const tokenizerText = text('tokenizer.json');
+  return {
+    tokenizer:
+      tokenizerText === undefined ? null : createTokenizer(parseJson(tokenizerText, 'tokenizer.json'), config, tokens),
+    chatTemplate: source === undefined ? null : createChatTemplate(source, where, tokens),
+  };
+}
+
+function createTokenizer(
+  json: unknown,
+  config: Fields,
+  tokens: { readonly bosToken: string | undefined; readonly eosToken: string | undefined },
+): Tokenizer {
+  const plain = new PretrainedTokenizer(json, { where: 'tokenizer.json' });
+  // transformers' Llama tokenizers build their post-processor from these flags, whatever tokenizer.json says.
+  if (!/^(Code)?Llama/.test(config.text('tokenizer_class') ?? '') || !config.has('add_bos_token')) return plain;
+  const ids = (flag: string, token: string | undefined) => {
+    if (!config.flag(flag, false)) return [];
+    const id = token === undefined ? undefined : plain.tokenId(token);
+    if (id === undefined) {
+      throw new ModelFormatError(
+        'MODEL_TOKENIZER',
+        `tokenizer_config.json: ${flag} is true, but ${token === undefined ? 'no such token is named' : `tokenizer.json has no token ${token}`}`,
+      );
+    }
+    return [id];
+  };
+  return new PretrainedTokenizer(json, {
+    where: 'tokenizer.json',
+    special: { before: ids('add_bos_token', tokens.bosToken), after: ids('add_eos_token', tokens.eosToken) },
+  });
+}

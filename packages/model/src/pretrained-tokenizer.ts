@@ -1,0 +1,244 @@
+/**
+ * `tokenizer.json` (Hugging Face tokenizers' format) as a Tokenizer. Encoding is `@huggingface/tokenizers`' work; here the file
+ * is validated, the library's Digits is mended, and tokens are turned into bytes, which the library can't do.
+ */
+import { ModelFormatError, toError, UnsupportedError } from '@glinthawk/core';
+import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
+import { byteLevelBytes } from './byte-level-alphabet.ts';
+import { Fields, quote } from './config-fields.ts';
+import { MAX_VOCAB } from './model-limits.ts';
+import { fallbackByte, type ModelTokenizer, NO_BYTES } from './model-tokenizer.ts';
+
+export interface PretrainedTokenizerOptions {
+  /** Where it came from, in errors and descriptions. */
+  readonly where: string;
+  /**
+   * When set, `addSpecial` puts these ids before and after; else it adds what the file's own post-processor adds.
+   */
+  readonly special?: { readonly before: readonly number[]; readonly after: readonly number[] };
+}
+
+export class PretrainedTokenizer implements ModelTokenizer {
+  readonly kind: string;
+  readonly vocabSize: number;
+  readonly #library: LibraryTokenizer;
+  readonly #special: PretrainedTokenizerOptions['special'];
+  /** By id; holes where the vocabulary has them. */
+  readonly #bytes: readonly (Uint8Array | undefined)[];
+  readonly #specialIds: ReadonlySet<number>;
+
+  /**
+   * @param json content of tokenizer.json
+   * @throws ModelFormatError when it is malformed
+   * @throws UnsupportedError for a model other than BPE, and for parts that the library or this file doesn't know
+   */
+  constructor(json: unknown, options: PretrainedTokenizerOptions) {
+    const { where } = options;
+    const fields = Fields.of(where, json);
+    const model = fields.section('model') ?? Fields.of(`${where}: model`, undefined);
+    refuseOtherModels(model);
+    const vocabulary = readVocabulary(model);
+    const added = readAddedTokens(fields);
+    checkMerges(model);
+    const detokenizer = readDetokenizer(fields);
+
+    const bytes: (Uint8Array | undefined)[] = [];
+    for (const [token, id] of vocabulary) bytes[id] = detokenizer.bytes(token);
+    const specialIds = new Set<number>();
+    for (const { id, content, special } of added) {
+      bytes[id] = special ? NO_BYTES : new TextEncoder().encode(content);
+      if (special) specialIds.add(id);
+    }
+    this.kind = `${detokenizer.kind} (${where})`;
+    this.vocabSize = bytes.length;
+    this.#bytes = bytes;
+    this.#specialIds = specialIds;
+    this.#special = options.special;
+    this.#library = createLibraryTokenizer(fields, json as Readonly<Record<string, unknown>>);
+  }
+
+  encode(text: string, options: { readonly addSpecial: boolean }): number[] {
+    const special = options.addSpecial ? this.#special : undefined;
+    const ids = this.#library.encode(text, { add_special_tokens: options.addSpecial && special === undefined }).ids;
+    return special === undefined ? ids : special.before.concat(ids, special.after);
+  }
+
+  tokenBytes(id: number): Uint8Array {
+    return this.#bytes[id] ?? NO_BYTES;
+  }
+
+  isSpecial(id: number): boolean {
+    return this.#specialIds.has(id);
+  }
+
+  /** The id of a token by its exact content. */
+  tokenId(content: string): number | undefined {
+    return this.#library.token_to_id(content);
+  }
+}
+
+function createLibraryTokenizer(fields: Fields, json: Readonly<Record<string, unknown>>): LibraryTokenizer {
+  const mended = {
+    ...json,
+    added_tokens: json.added_tokens ?? [],
+    pre_tokenizer: mendDigits(json.pre_tokenizer ?? null),
+  };
+  for (const key of ['normalizer', 'post_processor', 'decoder'] as const) {
+    // The library wants the keys to be there.
+    Object.assign(mended, { [key]: json[key] ?? null });
+  }
+  try {
+    // The second argument is tokenizer_config.json: nothing in it concerns BPE but cleaning up, which is for decoding.
+    return new LibraryTokenizer(mended, { clean_up_tokenization_spaces: false });
+  } catch (thrown) {
+    const cause = toError(thrown);
+    if (/^Unknown .* type: /.test(cause.message)) {
+      throw new UnsupportedError('UNSUPPORTED_TOKENIZER', `${fields.where}: ${cause.message}`, { cause });
+    }
+    throw new ModelFormatError('MODEL_TOKENIZER', `${fields.where}: ${cause.message}`, { cause });
+  }
+}
+
+/**
+ * Hugging Face's Digits splits at every \p{N}; the library's only at decimal digits, so that `½` and `²` come out otherwise.
+ */
+function mendDigits(preTokenizer: unknown): unknown {
+  if (typeof preTokenizer !== 'object' || preTokenizer === null) return preTokenizer;
+  const part = preTokenizer as Readonly<Record<string, unknown>>;
+  if (part.type === 'Sequence' && Array.isArray(part.pretokenizers)) {
+    return { ...part, pretokenizers: part.pretokenizers.map(mendDigits) };
+  }
+  if (part.type !== 'Digits') return preTokenizer;
+  const pattern = part.individual_digits === true ? '\\p{N}' : '\\p{N}+';
+  return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false };
+}
+
+function refuseOtherModels(model: Fields): void {
+  const type = model.text('type') ?? 'BPE'; // files before the key existed are told apart by their merges
+  if (type !== 'BPE') {
+    throw new UnsupportedError(
+      'UNSUPPORTED_TOKENIZER',
+      `${model.where}: a tokenizer of type ${quote(type)} is not supported`,
+      {
+        hint: 'Supported: BPE (byte-level or with byte fallback). Token-id prompts work without a tokenizer.',
+      },
+    );
+  }
+  for (const key of ['continuing_subword_prefix', 'end_of_word_suffix']) {
+    if ((model.text(key) ?? '') !== '') {
+      throw new UnsupportedError(
+        'UNSUPPORTED_TOKENIZER',
+        `${model.where}: ${key} ${quote(model.raw(key))} is not supported`,
+      );
+    }
+  }
+}
+
+function isTokenId(id: unknown): id is number {
+  return Number.isSafeInteger(id) && (id as number) >= 0 && (id as number) < MAX_VOCAB;
+}
+
+function readVocabulary(model: Fields): readonly (readonly [string, number])[] {
+  const vocabulary = model.raw('vocab');
+  if (typeof vocabulary !== 'object' || vocabulary === null || Array.isArray(vocabulary)) {
+    throw new ModelFormatError(
+      'MODEL_TOKENIZER',
+      `${model.where}: vocab must be an object, found ${quote(vocabulary)}`,
+    );
+  }
+  const entries = Object.entries(vocabulary);
+  for (const [token, id] of entries) {
+    if (isTokenId(id)) continue;
+    throw new ModelFormatError(
+      'MODEL_TOKENIZER',
+      `${model.where}: the id of token ${quote(token)} must be an integer from 0 to ${MAX_VOCAB - 1}, found ${quote(id)}`,
+    );
+  }
+  return entries as [string, number][];
+}
+
+interface AddedToken {
+  readonly id: number;
+  readonly content: string;
+  readonly special: boolean;
+}
+
+function readAddedTokens(fields: Fields): readonly AddedToken[] {
+  return (fields.list('added_tokens', MAX_VOCAB) ?? []).map((value, i) => {
+    const token = Fields.of(`${fields.where}: added_tokens[${i}]`, value);
+    const id = token.integer('id', 0, MAX_VOCAB - 1);
+    const content = token.text('content');
+    if (id === undefined) throw token.wrong('id', 'a token id');
+    if (content === undefined || content === '') throw token.wrong('content', 'a string that is not empty');
+    return { id, content, special: token.flag('special', false) };
+  });
+}
+
+function checkMerges(model: Fields): void {
+  const merges = model.list('merges', MAX_VOCAB);
+  if (merges === undefined) throw model.wrong('merges', 'an array');
+  for (const merge of merges) {
+    const good = Array.isArray(merge)
+      ? merge.length === 2 && merge.every((part) => typeof part === 'string')
+      : typeof merge === 'string' && merge.includes(' ');
+    if (!good) {
+      throw new ModelFormatError(
+        'MODEL_TOKENIZER',
+        `${model.where}: a merge must be two strings, found ${quote(merge)}`,
+      );
+    }
+  }
+}
+
+interface Detokenizer {
+  readonly kind: string;
+  readonly bytes: (token: string) => Uint8Array;
+}
+
+/**
+ * What a token adds to a text, read off the file's decoder: byte-level, or SentencePiece's way (replacements such as ▁ for a
+ * space, and byte tokens). What a decoder does at the very start of a text (Strip, Metaspace's first space) doesn't
+ * concern tokens that follow a prompt.
+ */
+function readDetokenizer(fields: Fields): Detokenizer {
+  const decoder = fields.section('decoder');
+  const parts = decoder === undefined ? [] : decoderParts(decoder);
+  const types = parts.map((part) => part.text('type'));
+  const unknown = types.find(
+    (type) => !['ByteLevel', 'ByteFallback', 'Replace', 'Metaspace', 'Fuse', 'Strip'].includes(type ?? ''),
+  );
+  if (parts.length > 0 && unknown !== undefined) {
+    throw new UnsupportedError(
+      'UNSUPPORTED_TOKENIZER',
+      `${fields.where}: a decoder of type ${quote(unknown)} is not supported`,
+    );
+  }
+  if (types.includes('ByteLevel')) return { kind: 'byte-level BPE', bytes: byteLevelBytes };
+  const withBytes = types.includes('ByteFallback');
+  const replacements: (readonly [from: string, to: string])[] = [];
+  for (const part of parts) {
+    if (part.text('type') === 'Metaspace') replacements.push([part.text('replacement') ?? '▁', ' ']);
+    if (part.text('type') !== 'Replace') continue;
+    const from = part.section('pattern')?.text('String');
+    if (from === undefined) {
+      throw new UnsupportedError(
+        'UNSUPPORTED_TOKENIZER',
+        `${part.where}: only a Replace of a plain string is supported`,
+      );
+    }
+    replacements.push([from, part.text('content') ?? '']);
+  }
+  return {
+    kind: withBytes ? 'BPE with byte fallback' : 'BPE',
+    bytes: (token) => {
+      const byte = withBytes ? fallbackByte(token) : undefined;
+      if (byte !== undefined) return Uint8Array.of(byte);
+      return new TextEncoder().encode(replacements.reduce((text, [from, to]) => text.replaceAll(from, to), token));
+    },
+  };
+}
+
+function decoderParts(decoder: Fields): readonly Fields[] {
+  if (decoder.text('type') !== 'Sequence') return [decoder];
+  return (decoder.list('decoders', 100) ?? []).map((part, i) => Fields.of(`${decoder.where}[${i}]`, part));
+}
