@@ -1,1 +1,2 @@
 export * from './backend.ts';
+export { createWasmDense, type DenseModel, type WasmDenseOptions } from './wasm/create-wasm-dense.ts';

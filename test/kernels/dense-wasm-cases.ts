@@ -1,0 +1,187 @@
+/**
+ * The `wasm` dense backend against plain loops in double precision: shapes, biases, norms, rows, workers, with and without shared
+ * memory. One list for Node and for Chromium. The attention output is random numbers; what matters is that both get the same.
+ */
+import type { ModelConfig } from '@glinthawk/core';
+import {
+  createWasmDense,
+  type DenseBackend,
+  type DenseStep,
+  type HeadRow,
+  type WasmDenseOptions,
+} from '@glinthawk/dense';
+import { openReferenceDense } from '../reference/dense.ts';
+import { randomModel, randomNormal, randomSource } from './random-model.ts';
+
+export interface DenseWasmCase {
+  readonly name: string;
+  readonly config: Partial<ModelConfig>;
+  readonly rows: readonly number[];
+  readonly options: readonly WasmDenseOptions[];
+}
+
+const plain: Partial<ModelConfig> = { qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false };
+
+export const denseWasmCases: readonly DenseWasmCase[] = [
+  {
+    name: 'llama: no biases, tied head',
+    config: { ...plain, tiedEmbeddings: true },
+    rows: [1, 7, 64],
+    options: [{ workers: 1 }, { workers: 2 }, { workers: 3 }, { sharedMemory: false }],
+  },
+  {
+    name: 'every bias, q/k norms, head_dim 24, dim 72, FFN 100',
+    config: { hiddenSize: 72, intermediateSize: 100, heads: 6, kvHeads: 2, headDim: 24 },
+    rows: [1, 5],
+    options: [{ workers: 1 }, { workers: 3 }, { sharedMemory: false }],
+  },
+  {
+    name: 'more workers than heads and panels: dim 16, one head, vocab 40',
+    config: { hiddenSize: 16, intermediateSize: 20, heads: 1, kvHeads: 1, headDim: 6, vocabSize: 40, layers: 1 },
+    rows: [1, 3],
+    options: [{ workers: 1 }, { workers: 4 }],
+  },
+  {
+    name: 'linear RoPE scaling, q/k/v biases, vocab 2048',
+    config: {
+      ...plain,
+      qkvBias: true,
+      vocabSize: 2048,
+      rope: { theta: 1e6, scaling: { type: 'linear', factor: 4 } },
+    },
+    rows: [9],
+    options: [{ workers: 2 }],
+  },
+];
+
+/** Largest difference from the f64 reference, relative to the largest magnitude of the tensor. */
+export const F32_TOLERANCE = 2e-5;
+
+/** Everything that one step gives, in the order in which it comes. */
+export interface StepTrace {
+  readonly qkv: readonly Float32Array[]; // [layers][rows, (heads + 2 kvHeads) headDim]
+  readonly heads: readonly HeadRow[];
+  readonly logits: readonly Float32Array[]; // [headRows][vocab]
+}
+
+export function randomStep(config: ModelConfig, rows: number, seed: number): DenseStep {
+  const random = randomSource(seed);
+  const headRows = Uint32Array.from({ length: rows }, (_, row) => row).filter((row) => row === 0 || row % 3 !== 1);
+  return {
+    tokenIds: Uint32Array.from({ length: rows }, () => Math.floor(random() * config.vocabSize)),
+    positions: Uint32Array.from({ length: rows }, () => Math.floor(random() * config.contextTokens)),
+    headRows,
+    inverseTemperatures: Float32Array.from(headRows, (_, i) => (i % 2 === 0 ? 1 : 0.5 + random())),
+  };
+}
+
+/** Attention outputs for each layer, [rows, heads · headDim]. */
+export function randomAttended(config: ModelConfig, rows: number, seed: number): readonly Float32Array[] {
+  const random = randomSource(seed);
+  return Array.from({ length: config.layers }, () => randomNormal(random, rows * config.heads * config.headDim));
+}
+
+/** One step through all layers. `batch` is destroyed. */
+export async function traceStep(
+  backend: DenseBackend,
+  step: DenseStep,
+  attended: readonly Float32Array[],
+  maxRows = step.tokenIds.length,
+): Promise<StepTrace> {
+  const { layers, heads, kvHeads, headDim } = backend.config;
+  const batch = await backend.createBatch({ maxRows, maxHeadRows: Math.max(1, step.headRows.length) });
+  try {
+    const floats = step.tokenIds.length * (heads + 2 * kvHeads) * headDim;
+    const qkv: Float32Array[] = [];
+    await batch.begin(step);
+    for (let layer = 0; layer < layers; layer++) {
+      qkv.push(batch.qkv.slice(0, floats));
+      batch.attended.set(attended[layer] as Float32Array);
+      if (layer < layers - 1) await batch.advance(layer);
+    }
+    const rows = await batch.finish();
+    const logits: Float32Array[] = [];
+    for (const i of rows.keys()) logits.push((await batch.logits(i)).slice());
+    return { qkv, heads: rows, logits };
+  } finally {
+    batch.destroy();
+  }
+}
+
+/** What is wrong with `got`, in words; null when it is within tolerance of `expected`. */
+export function traceDifference(got: StepTrace, expected: StepTrace): string | null {
+  for (const [layer, tensor] of expected.qkv.entries()) {
+    const difference = relativeDifference(got.qkv[layer] as Float32Array, tensor);
+    if (!(difference <= F32_TOLERANCE)) return `qkv of layer ${layer} differs by ${difference}`;
+  }
+  if (got.heads.length !== expected.heads.length) return `${got.heads.length} head rows`;
+  for (const [row, head] of expected.heads.entries()) {
+    const ours = got.heads[row] as HeadRow;
+    const logits = got.logits[row] as Float32Array;
+    const difference = relativeDifference(logits, expected.logits[row] as Float32Array);
+    if (!(difference <= F32_TOLERANCE)) return `logits of head row ${row} differ by ${difference}`;
+    if (Math.abs(ours.logSumExp - head.logSumExp) > F32_TOLERANCE * 10) return `logSumExp ${ours.logSumExp}`;
+    if (Math.abs(ours.scaledLogSumExp - head.scaledLogSumExp) > F32_TOLERANCE * 10) {
+      return `scaledLogSumExp ${ours.scaledLogSumExp}, expected ${head.scaledLogSumExp}`;
+    }
+    if (ours.ids.length !== head.ids.length) return `${ours.ids.length} candidates, expected ${head.ids.length}`;
+    // Candidates must be exactly the best of the logits that were returned.
+    const best = Array.from(logits.keys()).sort((a, b) => (logits[b] as number) - (logits[a] as number) || a - b);
+    for (const [i, id] of ours.ids.entries()) {
+      if (id !== best[i] || ours.logits[i] !== logits[id]) return `candidate ${i} of head row ${row} is ${id}`;
+    }
+  }
+  return null;
+}
+
+function relativeDifference(got: Float32Array, expected: Float32Array): number {
+  if (got.length !== expected.length) return Number.POSITIVE_INFINITY;
+  let largest = 0;
+  let difference = 0;
+  for (const [i, value] of expected.entries()) {
+    largest = Math.max(largest, Math.abs(value));
+    const error = Math.abs((got[i] as number) - value);
+    if (!(error <= difference)) difference = error; // NaN stays
+  }
+  return difference / largest;
+}
+
+/** Runs a case and compares: with the reference, and bit by bit between the options. @returns what is wrong, in words */
+export async function runDenseWasmCase({ config, rows, options }: DenseWasmCase): Promise<readonly string[]> {
+  const model = randomModel(config);
+  const reference = await openReferenceDense(model);
+  const problems: string[] = [];
+  const first: StepTrace[] = [];
+  for (const option of options) {
+    const backend = await createWasmDense(model, option);
+    try {
+      for (const [i, count] of rows.entries()) {
+        const step = randomStep(model.config, count, count);
+        const attended = randomAttended(model.config, count, count);
+        const trace = await traceStep(backend, step, attended, count + (i % 2));
+        const label = `${JSON.stringify(option)}, ${count} rows: `;
+        const problem = traceDifference(trace, await traceStep(reference, step, attended));
+        if (problem !== null) problems.push(label + problem);
+        first[i] ??= trace;
+        if (!sameBits(trace, first[i] as StepTrace)) problems.push(`${label}not the bits of the first option`);
+      }
+    } finally {
+      await backend.close();
+    }
+    if (backend.allocatedBytes() !== 0) problems.push(`${backend.allocatedBytes()} bytes are left after close`);
+  }
+  return problems;
+}
+
+export function sameBits(a: StepTrace, b: StepTrace): boolean {
+  const numbers = (trace: StepTrace) => [
+    ...trace.qkv,
+    ...trace.logits,
+    ...trace.heads.flatMap((head) => [head.ids, head.logits, [head.logSumExp, head.scaledLogSumExp]]),
+  ];
+  const other = numbers(b);
+  return numbers(a).every((values, i) => {
+    const others = other[i] as ArrayLike<number>;
+    return values.length === others.length && Array.prototype.every.call(values, (v, j) => Object.is(v, others[j]));
+  });
+}
