@@ -3,7 +3,7 @@
  * a DenseBatch owns the residual stream of one micro-batch in flight, which never leaves the device. Between two calls only
  * q, k, v come out and the attention output goes in. Not here: KV, scheduling, sampling.
  */
-import type { DeviceError, ModelConfig } from '@glinthawk/core';
+import type { DeviceError, ModelConfig, WeightSource } from '@glinthawk/core';
 
 /** One pass of a micro-batch through all layers. A row is one token position of one sequence. */
 export interface DenseStep {
@@ -43,6 +43,13 @@ export interface DenseBatch {
   /** All logits of the i-th head row of the step that just finished; until the next begin. [vocabSize] */
   logits(index: number): Promise<Float32Array>;
   destroy(): void;
+}
+
+/** What a backend is made of. */
+export interface DenseModel {
+  readonly config: ModelConfig;
+  /** Read while the backend is made, not after. */
+  readonly weights: WeightSource;
 }
 
 export interface DenseInfo {
