@@ -21,7 +21,9 @@ export type RopeScaling =
       /** Multiplies cos and sin; transformers' default is 0.1 ln(factor) + 1. */
       readonly attentionFactor: number;
       readonly truncate: boolean;
-    };
+    }
+  /** Each frequency is divided by its own factor, as GGUF files store `llama3` scaling. [headDim / 2] */
+  | { readonly type: 'factors'; readonly factors: readonly number[] };
 
 export interface RopeConfig {
   readonly theta: number;

@@ -59,6 +59,8 @@ function scaled(base: Float64Array, theta: number, scaling: RopeScaling): Float6
         return (frequency / scaling.factor) * ramp + frequency * (1 - ramp);
       });
     }
+    case 'factors':
+      return base.map((frequency, i) => frequency / (scaling.factors[i] as number));
     default:
       return scaling satisfies never;
   }

@@ -66,10 +66,22 @@ export async function readWhole(files: ModelFiles, entry: string, maxBytes: numb
   }
 }
 
-/** @throws ModelFormatError when it isn't UTF-8. */
+const documentDecoder = new TextDecoder('utf-8', { fatal: true });
+const exactDecoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** A text file's content, without a byte order mark. @throws ModelFormatError when it isn't UTF-8 */
 export function decodeUtf8(bytes: Uint8Array, where: string): string {
+  return decode(documentDecoder, bytes, where);
+}
+
+/** A string inside a binary file, every character of it. @throws ModelFormatError when it isn't UTF-8 */
+export function decodeExactUtf8(bytes: Uint8Array, where: string): string {
+  return decode(exactDecoder, bytes, where);
+}
+
+function decode(decoder: TextDecoder, bytes: Uint8Array, where: string): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    return decoder.decode(bytes);
   } catch (thrown) {
     throw new ModelFormatError('MODEL_ENCODING', `${where} is not valid UTF-8`, { cause: toError(thrown) });
   }

@@ -76,7 +76,7 @@ export function readHuggingFaceConfig(config: unknown, generation: unknown): Mod
     qkNorm: family.qkNorm,
     windows: readWindows(fields, family, layers),
     bosTokenId: fields.integer('bos_token_id', 0, vocabSize - 1) ?? null,
-    eosTokenIds: readEosTokens(fields, generation, vocabSize),
+    eosTokenIds: readEosTokens(eosTokensOf(fields, vocabSize), generation, vocabSize),
   };
 }
 
@@ -157,24 +157,29 @@ function readLayerTypes(fields: Fields, layers: number, window: number): readonl
   });
 }
 
-/** All end-of-text ids that either file names, ascending. */
-function readEosTokens(config: Fields, generation: unknown, vocabSize: number): readonly number[] {
-  const ids = new Set<number>();
-  const sources = [config];
-  if (generation !== undefined) sources.push(Fields.of('generation_config.json', generation));
-  for (const fields of sources) {
-    const value = fields.raw('eos_token_id');
-    if (value === undefined) continue;
-    const list = Array.isArray(value) ? value : [value];
-    if (list.length > MAX_EOS_TOKENS) throw fields.wrong('eos_token_id', `at most ${MAX_EOS_TOKENS} ids`);
-    for (const id of list) {
-      if (!Number.isSafeInteger(id) || id < 0 || id >= vocabSize) {
-        throw fields.wrong('eos_token_id', `a token id below vocab_size ${vocabSize}, or a list of them`);
-      }
-      ids.add(id);
-    }
-  }
-  return [...ids].sort((a, b) => a - b);
+/**
+ * End-of-text ids that either file names, ascending.
+ * @param configured those of the model's own configuration
+ * @throws ModelFormatError
+ */
+export function readEosTokens(
+  configured: readonly number[],
+  generation: unknown,
+  vocabSize: number,
+): readonly number[] {
+  const more = generation === undefined ? [] : eosTokensOf(Fields.of('generation_config.json', generation), vocabSize);
+  return [...new Set([...configured, ...more])].sort((a, b) => a - b);
+}
+
+function eosTokensOf(fields: Fields, vocabSize: number): readonly number[] {
+  const value = fields.raw('eos_token_id');
+  if (value === undefined) return [];
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  if (list.length > MAX_EOS_TOKENS) throw fields.wrong('eos_token_id', `at most ${MAX_EOS_TOKENS} ids`);
+  return list.map((id) => {
+    if (typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < vocabSize) return id;
+    throw fields.wrong('eos_token_id', `a token id below vocab_size ${vocabSize}, or a list of them`);
+  });
 }
 
 /**

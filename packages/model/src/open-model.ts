@@ -2,10 +2,12 @@
  * Opens a model, whatever its files are: a Hugging Face folder, a GGUF file, or a folder that holds one GGUF file and no
  * safetensors. Everything but the weights is read and validated here; weights are read on demand later.
  */
-import { type Logger, silentLogger } from '@glinthawk/core';
+import { type Logger, ModelFormatError, silentLogger, UnsupportedError } from '@glinthawk/core';
 import { openPath } from '#platform';
 import type { ModelFiles } from './file-source.ts';
+import { openGguf } from './gguf-model.ts';
 import { openHuggingFace } from './huggingface-model.ts';
+import { hasSafetensors } from './huggingface-weights.ts';
 import type { Model } from './model.ts';
 
 export interface OpenModelOptions {
@@ -25,7 +27,23 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
 /** As openModel, of files that need not be on a disk. */
 export async function openModelFiles(files: ModelFiles, options: OpenModelOptions = {}): Promise<Model> {
   const logger = options.logger ?? silentLogger;
-  const model = await openHuggingFace(files);
+  const model = await openAny(files);
   for (const note of model.notes ?? []) logger.info(note);
   return model;
+}
+
+async function openAny(files: ModelFiles): Promise<Model> {
+  const ggufs = files.entries.filter((entry) => entry.toLowerCase().endsWith('.gguf'));
+  const [gguf] = ggufs;
+  if (files.single) {
+    if (gguf !== undefined) return openGguf(files, gguf);
+    throw new UnsupportedError('UNSUPPORTED_FILE', `${files.name} is not a .gguf file`, {
+      hint: 'Give a Hugging Face folder or a .gguf file.',
+    });
+  }
+  if (gguf === undefined || hasSafetensors(files)) return openHuggingFace(files);
+  if (ggufs.length === 1) return openGguf(files, gguf);
+  throw new ModelFormatError('MODEL_AMBIGUOUS', `${files.name} has ${ggufs.length} GGUF files and no safetensors`, {
+    hint: `Give one of them: ${ggufs.join(', ')}.`,
+  });
 }
