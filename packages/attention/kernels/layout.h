@@ -1,0 +1,62 @@
+/*
+ * How a page lies in memory. A page holds the tokens of one block for one layer and KV head: K, then V, then (int8) the scales.
+ *   f32   K [T/4][D][4 tokens]             V [D/8][T][8 dims]
+ *   f16   K [T/4][D/2][4 tokens][2 dims]   V [D/8][T/2][8 dims][2 tokens]
+ *   int8  as f16, in bytes                 f32 K scales [T], V scales [T]
+ * so that scores of four tokens land in four lanes without horizontal adds, and values in lanes by dimension. D is head_dim
+ * padded with zeros to a multiple of 8. T is a multiple of 16. The structs are written by the host: all fields are 32 bits.
+ */
+#pragma once
+#include "simd.h"
+
+enum { KV_F32 = 0, KV_F16 = 1, KV_INT8 = 2 };
+#define ELEMENT_BYTES(dtype) ((dtype) == KV_F32 ? 4 : (dtype) == KV_F16 ? 2 : 1)
+
+/* Pages that one loop walks together at most: four random 64 KiB pages at once reach 95 % of the sequential read. */
+#define MAX_PAGES 4
+#define MAX_DIM 512
+#define MAX_BLOCK_TOKENS 512
+
+typedef struct {
+  uint32_t dtype;
+  uint32_t kv_heads;
+  uint32_t group;        /* query heads per KV head */
+  uint32_t head_dim;
+  uint32_t dim;          /* head_dim padded to a multiple of 8 */
+  uint32_t block_tokens; /* T */
+  uint32_t page_bytes;
+  uint32_t value_offset; /* bytes from the page to V */
+  uint32_t scale_offset; /* bytes from the page to the scales (int8) */
+  float scale;           /* softmax scale times log2(e): scores are in base 2 */
+  const uint32_t *windows; /* [layers], 0 is no window */
+} Config;
+
+/* `count` new tokens of one slot at `position`. */
+typedef struct {
+  const uint32_t *blocks; /* addresses of the slot's blocks, in order of position */
+  uint32_t position;
+  uint32_t count;
+  uint32_t dead; /* freed since it was announced: its blocks may be another slot's by now */
+} Entry;
+
+typedef struct {
+  uint32_t entry_count;
+  uint32_t reserved[3];
+  Entry entries[];
+} Step;
+
+INLINE char *page_at(const Config *c, const Entry *e, uint32_t block, uint32_t layer, uint32_t head) {
+  return (char *)e->blocks[block] + (layer * c->kv_heads + head) * c->page_bytes;
+}
+
+/*
+ * f16 to f32 times 2^-112, without a conversion instruction: the exponent field is moved in place, not rebiased; the factor
+ * 2^112 is folded into the other operand. Subnormals come out right; infinities and NaN can't occur (append clamps).
+ */
+#define F16_FACTOR 0x1p112f
+INLINE Vec f16_low(Vec pair) {
+  return wasm_v128_and(wasm_i32x4_dot_i16x8(pair, BITS(8192)), BITS(0x8fffffff));
+}
+INLINE Vec f16_high(Vec pair) {
+  return wasm_v128_and(wasm_i32x4_shr(pair, 3), BITS(0x8fffe000));
+}

@@ -1,0 +1,77 @@
+/*
+ * The vector words that the kernels are written in. Two builds come from the same source: with relaxed SIMD a multiply-add
+ * is one instruction, without it two; nothing else differs. Loop pragmas and PIN are part of the meaning here: V8 keeps the
+ * order of instructions that it is given, so an order that LLVM regroups by accumulator spills.
+ */
+#pragma once
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+#define EXPORT(name) __attribute__((export_name(#name)))
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#define UNROLL _Pragma("clang loop unroll(full)")
+/* KV loops stay rolled: fully unrolled they read memory at half the speed. */
+#define ROLLED _Pragma("clang loop unroll(disable)")
+/* Holds the program order of accumulator updates; costs no instruction. */
+#define PIN(v) __asm__ volatile("" : "+r"(v))
+
+typedef v128_t Vec;
+
+#define LOAD(p) wasm_v128_load(p)
+#define STORE(p, v) wasm_v128_store(p, v)
+#define SPLAT_AT(p) wasm_v128_load32_splat(p)
+#define SPLAT(x) wasm_f32x4_splat(x)
+#define ZERO wasm_i32x4_const_splat(0)
+#define BITS(x) wasm_i32x4_splat((int32_t)(x))
+#define ADD wasm_f32x4_add
+#define SUB wasm_f32x4_sub
+#define MUL wasm_f32x4_mul
+
+#ifdef __wasm_relaxed_simd__
+#define MADD(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
+#define MAX wasm_f32x4_relaxed_max
+#else
+#define MADD(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#define MAX(a, b) wasm_f32x4_pmax(a, b)
+#endif
+
+INLINE float max_lane(Vec v) {
+  v = MAX(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
+  v = MAX(v, wasm_i32x4_shuffle(v, v, 1, 0, 3, 2));
+  return wasm_f32x4_extract_lane(v, 0);
+}
+
+INLINE float add_lanes(Vec v) {
+  v = ADD(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
+  v = ADD(v, wasm_i32x4_shuffle(v, v, 1, 0, 3, 2));
+  return wasm_f32x4_extract_lane(v, 0);
+}
+
+/* Four rows of four 32-bit lanes become four columns. */
+INLINE void transpose4(const Vec *row, Vec *column) {
+  Vec a = wasm_i32x4_shuffle(row[0], row[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(row[2], row[3], 0, 4, 1, 5);
+  Vec c = wasm_i32x4_shuffle(row[0], row[1], 2, 6, 3, 7), d = wasm_i32x4_shuffle(row[2], row[3], 2, 6, 3, 7);
+  column[0] = wasm_i64x2_shuffle(a, b, 0, 2);
+  column[1] = wasm_i64x2_shuffle(a, b, 1, 3);
+  column[2] = wasm_i64x2_shuffle(c, d, 0, 2);
+  column[3] = wasm_i64x2_shuffle(c, d, 1, 3);
+}
+
+/* Nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves it in the low mantissa bits. */
+INLINE Vec round_to_int(Vec x) {
+  return wasm_i32x4_sub(ADD(x, SPLAT(12582912.0f)), BITS(0x4b400000));
+}
+
+/* 2^x for x <= 0, exactly 0 below -126 (so that a masked score weighs nothing). Degree 5, relative error 2e-7. */
+INLINE Vec exp2_nonpositive(Vec x) {
+  Vec alive = wasm_f32x4_gt(x, SPLAT(-126.0f));
+  Vec shifted = ADD(x, SPLAT(12582912.0f));
+  Vec f = SUB(x, SUB(shifted, SPLAT(12582912.0f)));
+  Vec r = MADD(SPLAT(1.3333558e-3f), f, SPLAT(9.6181291e-3f));
+  r = MADD(r, f, SPLAT(5.5504109e-2f));
+  r = MADD(r, f, SPLAT(2.4022651e-1f));
+  r = MADD(r, f, SPLAT(6.9314718e-1f));
+  r = MADD(r, f, SPLAT(1.0f));
+  return wasm_v128_and(wasm_i32x4_add(r, wasm_i32x4_shl(shifted, 23)), alive);
+}

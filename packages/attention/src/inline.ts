@@ -1,0 +1,47 @@
+/** Attention in the calling thread: one shard, for tests, and where workers can't share memory. */
+import type { AttentionGeometry, KvDtype } from '@glinthawk/core';
+import type { AttentionBackend } from './backend.ts';
+import { attentionKernelInfo, instantiateKernel, type KernelBuild, loadKernel } from './kernel.ts';
+import { LocalAttention } from './local-attention.ts';
+import { planShards } from './plan-shards.ts';
+import { Shard, type ShardRunner, writeConfig } from './shard.ts';
+import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
+
+export interface InlineAttentionOptions {
+  readonly kvDtype: KvDtype;
+  /** KV at most; memory grows as it is used. Default: a quarter of the machine's, and less than 4 GiB. */
+  readonly memoryBytes?: number;
+  readonly blockTokens?: number;
+  /** Default: the fastest that this machine runs. */
+  readonly build?: KernelBuild;
+  readonly name?: string;
+}
+
+/** @throws InputError, UnsupportedError, CapacityError, DeviceError */
+export async function createInlineAttention(
+  geometry: AttentionGeometry,
+  options: InlineAttentionOptions,
+): Promise<AttentionBackend> {
+  const { kvDtype, name = 'inline' } = options;
+  const { layout, blocks } = planShards(geometry, { ...options, workers: 1 });
+  const module = await loadKernel(options.build ?? attentionKernelInfo().build, false);
+  const heapBytes = blocks * layout.blockBytes + STAGING_BYTES;
+  const memory = createMemory(heapBytes, false);
+  const heap = new WasmHeap(memory, heapBytes);
+  const kernel = instantiateKernel(module, memory);
+  const config = writeConfig(heap, geometry, kvDtype, layout);
+  let busyMs = 0;
+  const runner: ShardRunner = {
+    async attend(step, layer, qkv, output) {
+      const started = performance.now();
+      kernel.attend(config, step, layer, qkv, output);
+      busyMs += performance.now() - started;
+    },
+    get busyMs() {
+      return busyMs;
+    },
+    async close() {},
+  };
+  const shards = [new Shard(0, blocks, layout.blockBytes, heap, runner)];
+  return new LocalAttention({ name, geometry, kvDtype, layout, shards, lost: new Promise(() => {}) });
+}

@@ -1,0 +1,85 @@
+/**
+ * The compiled kernels: which build this machine can run, and a running instance of it. The relaxed build does a multiply-add in one
+ * instruction; the plain one runs wherever WebAssembly SIMD does.
+ */
+import { DeviceError } from '@glinthawk/core';
+import { platform } from '#platform';
+import { HEAP_BASE } from './wasm-heap.ts';
+
+export type KernelBuild = 'relaxed' | 'plain';
+export type WasmName = `attention-${KernelBuild}${'' | '-shared'}`;
+
+/**
+ * (module (func (result v128)
+ *   i32.const 0  i8x16.splat  i32.const 0  i8x16.splat  i32.const 0  i8x16.splat  f32x4.relaxed_madd))
+ */
+const RELAXED_PROBE = new Uint8Array([
+  0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x05, 0x01, 0x60, 0x00, 0x01, 0x7b, 0x03, 0x02, 0x01, 0x00,
+  0x0a, 0x13, 0x01, 0x11, 0x00, 0x41, 0x00, 0xfd, 0x0f, 0x41, 0x00, 0xfd, 0x0f, 0x41, 0x00, 0xfd, 0x0f, 0xfd, 0x85,
+  0x02, 0x0b,
+]);
+
+export interface AttentionKernelInfo {
+  /** The build that is used unless another is asked for. */
+  readonly build: KernelBuild;
+  readonly relaxedSimd: boolean;
+  /** Whether workers can be used; without, attention runs in the calling thread. */
+  readonly sharedMemory: boolean;
+}
+
+export function attentionKernelInfo(): AttentionKernelInfo {
+  const relaxedSimd = WebAssembly.validate(RELAXED_PROBE);
+  return { build: relaxedSimd ? 'relaxed' : 'plain', relaxedSimd, sharedMemory: platform.sharedMemory() };
+}
+
+const compiled = new Map<WasmName, Promise<WebAssembly.Module>>();
+
+/** Compiled once per process or page. @throws DeviceError when the module is missing or this machine can't run it */
+export function loadKernel(build: KernelBuild, shared: boolean): Promise<WebAssembly.Module> {
+  const name: WasmName = `attention-${build}${shared ? '-shared' : ''}`;
+  let module = compiled.get(name);
+  if (module === undefined) {
+    module = compileKernel(name);
+    compiled.set(name, module);
+    module.catch(() => compiled.delete(name));
+  }
+  return module;
+}
+
+async function compileKernel(name: WasmName): Promise<WebAssembly.Module> {
+  let bytes: Uint8Array<ArrayBuffer>;
+  try {
+    bytes = await platform.readWasm(name);
+  } catch (cause) {
+    throw new DeviceError('KERNEL_MISSING', `${name}.wasm can't be read`, { cause, hint: 'run: npm run build:wasm' });
+  }
+  try {
+    return await WebAssembly.compile(bytes);
+  } catch (cause) {
+    throw new DeviceError('KERNEL_UNSUPPORTED', `${name}.wasm doesn't compile here: it needs WebAssembly SIMD`, {
+      cause,
+    });
+  }
+}
+
+export interface Kernel {
+  /** Addresses in the memory: Config, Step, qkv and output as in kernels/attention.c. */
+  attend(config: number, step: number, layer: number, qkv: number, output: number): void;
+  /** Reads `bytes` (a multiple of 256) in order; the result is of no interest. */
+  read_memory(address: number, bytes: number): number;
+}
+
+/** @throws DeviceError when the module and this code don't belong together */
+export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernel {
+  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  const { __heap_base: heapBase, attend, read_memory } = exports;
+  if (!(heapBase instanceof WebAssembly.Global) || typeof attend !== 'function' || typeof read_memory !== 'function') {
+    throw new DeviceError('KERNEL_MISMATCH', 'the attention kernels lack an export', {
+      hint: 'run: npm run build:wasm',
+    });
+  }
+  if (heapBase.value > HEAP_BASE) {
+    throw new DeviceError('KERNEL_MISMATCH', `kernel scratch ends at ${heapBase.value}, above HEAP_BASE ${HEAP_BASE}`);
+  }
+  return { attend: attend as Kernel['attend'], read_memory: read_memory as Kernel['read_memory'] };
+}

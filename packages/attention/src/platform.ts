@@ -1,0 +1,21 @@
+/** What attention needs of the machine that it runs on; `#platform` is Node's or the browser's. */
+import type { WasmName } from './kernel.ts';
+import type { ShardWorkerData } from './shard-worker.ts';
+
+export interface ShardWorker {
+  /** While something is under way the process must not end. */
+  hold(): void;
+  letGo(): void;
+  terminate(): Promise<void>;
+}
+
+export interface Platform {
+  /** Whether a WebAssembly memory can be shared with workers, and waited for without blocking. */
+  sharedMemory(): boolean;
+  defaultWorkers(): number;
+  /** A limit for KV that leaves the machine usable. */
+  defaultMemoryBytes(): number;
+  readWasm(name: WasmName): Promise<Uint8Array<ArrayBuffer>>;
+  /** Resolves when the worker waits for commands. `onGone` is called once if it ends otherwise than by terminate(). */
+  startWorker(data: ShardWorkerData, onGone: (error: Error) => void): Promise<ShardWorker>;
+}

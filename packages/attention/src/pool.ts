@@ -1,0 +1,99 @@
+/**
+ * Attention in this process on several workers, each a shard with a memory of its own. q, k and v are copied once, into the
+ * worker's memory, and the output once, out of it; see shard-worker.ts for how a worker is told.
+ */
+import {
+  type AttentionGeometry,
+  type KvDtype,
+  type Logger,
+  NodeLostError,
+  silentLogger,
+  toError,
+} from '@glinthawk/core';
+import { platform } from '#platform';
+import type { AttentionBackend, AttentionSource } from './backend.ts';
+import { createInlineAttention, type InlineAttentionOptions } from './inline.ts';
+import { attentionKernelInfo, loadKernel } from './kernel.ts';
+import { LocalAttention } from './local-attention.ts';
+import { planShards } from './plan-shards.ts';
+import { Shard, writeConfig } from './shard.ts';
+import { CONTROL_BYTES, CommandQueue } from './shard-worker.ts';
+import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
+
+export interface LocalAttentionOptions extends InlineAttentionOptions {
+  /** Default: one a core. */
+  readonly workers?: number;
+  /** KV of all workers together at most, shared out evenly; memory grows as it is used. Default: a quarter of the machine's. */
+  readonly memoryBytes?: number;
+  readonly logger?: Logger;
+}
+
+/**
+ * A pool of workers; where memory can't be shared with workers, one shard in this thread, which the logger is told.
+ * @throws InputError, UnsupportedError, CapacityError, DeviceError
+ */
+export async function createLocalAttention(
+  geometry: AttentionGeometry,
+  options: LocalAttentionOptions,
+): Promise<AttentionBackend> {
+  const { kvDtype, name = 'local', logger = silentLogger, workers = platform.defaultWorkers() } = options;
+  const info = attentionKernelInfo();
+  if (!info.sharedMemory) {
+    logger.warn(
+      'no memory can be shared with workers here (a page must be cross-origin isolated): attention runs in this thread',
+    );
+    return createInlineAttention(geometry, { ...options, name });
+  }
+  const { layout, blocks } = planShards(geometry, { ...options, workers });
+  const module = await loadKernel(options.build ?? info.build, true);
+  const heapBytes = blocks * layout.blockBytes + STAGING_BYTES;
+  const { promise: lost, resolve: resolveLost } = Promise.withResolvers<NodeLostError>();
+
+  const queues: CommandQueue[] = [];
+  const onGone = (cause: Error) => {
+    const error = new NodeLostError(name, `an attention worker of ${name} ended: ${cause.message}`, { cause });
+    for (const queue of queues) queue.fail(error);
+    resolveLost(error);
+  };
+  const starting = Array.from({ length: workers }, async (_, index) => {
+    const memory = createMemory(heapBytes, true);
+    const heap = new WasmHeap(memory, heapBytes);
+    const config = writeConfig(heap, geometry, kvDtype, layout);
+    const control = new SharedArrayBuffer(CONTROL_BYTES);
+    const data = { name: `glinthawk-attention-${index}`, module, memory, control, config };
+    const worker = await platform.startWorker(data, onGone);
+    const queue = new CommandQueue(control, (active) => (active ? worker.hold() : worker.letGo()));
+    queues.push(queue);
+    return new Shard(index, blocks, layout.blockBytes, heap, {
+      attend: (step, layer, qkv, output) => queue.submit(step, layer, qkv, output),
+      get busyMs() {
+        return queue.busyMs;
+      },
+      async close(error) {
+        queue.fail(error);
+        await worker.terminate();
+      },
+    });
+  });
+  const started = await Promise.allSettled(starting);
+  const shards = started.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  const failed = started.find((result) => result.status === 'rejected');
+  if (failed !== undefined) {
+    const cause = toError(failed.reason);
+    const error = new NodeLostError(name, `an attention worker could not be started: ${cause.message}`, { cause });
+    await Promise.all(shards.map(({ runner }) => runner.close(error)));
+    throw error;
+  }
+  return new LocalAttention({ name, geometry, kvDtype, layout, shards, lost });
+}
+
+export type LocalAttentionSourceOptions = Omit<LocalAttentionOptions, 'kvDtype'>;
+
+/** Workers of this process, made anew at each connect. */
+export function localAttentionSource(options: LocalAttentionSourceOptions = {}): AttentionSource {
+  return {
+    name: options.name ?? 'local',
+    connect: (geometry: AttentionGeometry, { kvDtype }: { readonly kvDtype: KvDtype }) =>
+      createLocalAttention(geometry, { ...options, kvDtype }),
+  };
+}
