@@ -1,5 +1,6 @@
 /** Compiles kernels for one device, each variant once, and knows their bind group layouts. */
 import { DeviceError, toError } from '@glinthawk/core';
+import { checkedSetup } from './gpu-memory.ts';
 import { type BindingKind, type Kernel, variantKey } from './kernel.ts';
 
 /** GPUShaderStage.COMPUTE. */
@@ -63,14 +64,14 @@ export class Pipelines {
       throw new DeviceError('GPU_FEATURE', `the kernel ${key} needs ${missing.join(', ')}, which this device lacks`);
     }
     try {
+      const { module, layout } = await checkedSetup(this.#device, () => ({
+        module: this.#device.createShaderModule({ label: kernel.name, code: kernel.wgsl }),
+        layout: this.#device.createPipelineLayout({ label: key, bindGroupLayouts: [this.layout(kernel)] }),
+      }));
       const pipeline = await this.#device.createComputePipelineAsync({
         label: key,
-        layout: this.#device.createPipelineLayout({ label: key, bindGroupLayouts: [this.layout(kernel)] }),
-        compute: {
-          module: this.#device.createShaderModule({ label: kernel.name, code: kernel.wgsl }),
-          entryPoint: 'main',
-          constants: kernel.constants,
-        },
+        layout,
+        compute: { module, entryPoint: 'main', constants: kernel.constants },
       });
       this.#compiled.set(key, pipeline);
     } catch (cause) {

@@ -355,8 +355,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let o = cell % OUTPUTS;
     let r = cell / OUTPUTS;
     var sum = 0.0;
-    for (var from = 0u; from < LANES; from++) {
-      sum += partial[(lane.y * LANES + from) * OUTPUTS + o][r];
+    for (var l = 0u; l < LANES; l++) {
+      sum += partial[(lane.y * LANES + l) * OUTPUTS + o][r];
     }
     if (row + r < params.rows && output + o < params.outputs) {
       let column = params.first_output + output + o;
@@ -452,8 +452,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let o = cell % OUTPUTS;
     let r = cell / OUTPUTS;
     var sum = 0.0;
-    for (var from = 0u; from < LANES; from++) {
-      sum += partial[(lane.y * LANES + from) * OUTPUTS + o][r];
+    for (var l = 0u; l < LANES; l++) {
+      sum += partial[(lane.y * LANES + l) * OUTPUTS + o][r];
     }
     if (row + r < params.rows && output + o < params.outputs) {
       let column = params.first_output + output + o;
