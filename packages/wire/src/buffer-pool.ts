@@ -9,6 +9,7 @@ export class BufferPool {
   readonly #maxIdleBytes: number;
   #idleBytes = 0;
   #usedBytes = 0;
+  #closed = false;
 
   constructor(maxIdleBytes = 64 * 1024 * 1024) {
     this.#maxIdleBytes = maxIdleBytes;
@@ -26,6 +27,7 @@ export class BufferPool {
 
   /** A view of exactly `bytes`, at the start of its buffer; its content is whatever was there. */
   take(bytes: number): Uint8Array<ArrayBuffer> {
+    if (this.#closed) return new Uint8Array(bytes);
     const size = sizeClass(bytes);
     let buffer = this.#idle.get(size)?.pop();
     if (buffer === undefined) buffer = new ArrayBuffer(size);
@@ -36,6 +38,7 @@ export class BufferPool {
 
   /** `view` must have come from take, once. */
   give(view: Uint8Array<ArrayBuffer>): void {
+    if (this.#closed) return;
     const size = view.buffer.byteLength;
     this.#usedBytes -= size;
     if (this.#idleBytes + size > this.#maxIdleBytes) return;
@@ -45,10 +48,12 @@ export class BufferPool {
     this.#idleBytes += size;
   }
 
-  /** Lets go of what is idle. */
-  clear(): void {
+  /** Lets go of everything; buffers in use are their holders' from now on, and giving them back does nothing. */
+  close(): void {
+    this.#closed = true;
     this.#idle.clear();
     this.#idleBytes = 0;
+    this.#usedBytes = 0;
   }
 }
 

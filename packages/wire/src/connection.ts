@@ -60,12 +60,6 @@ export class Connection {
     return this.#roundTripMs;
   }
 
-  /** Milliseconds since anything was received. */
-  get silentMs(): number {
-    if (this.transport.bytesReceived !== this.#heardBytes) this.#heard();
-    return performance.now() - this.#heardAt;
-  }
-
   /** Bytes queued and not yet taken by the transport. */
   get backlogBytes(): number {
     return this.#outgoingBytes;
@@ -164,6 +158,20 @@ export class Connection {
     this.#pings++;
     this.#pingSentAt = performance.now();
     this.send(pingFrame(this.#pings));
+  }
+
+  /** Whether the peer still answers; waits for at most `timeoutMs`. */
+  async probe(timeoutMs: number): Promise<boolean> {
+    const before = this.transport.bytesReceived;
+    const deadline = performance.now() + timeoutMs;
+    this.ping();
+    // While we don't read, its answer may be stuck behind what we have not taken yet: it gets the benefit of the doubt.
+    while (this.#waiting && this.#closing === undefined) {
+      if (this.transport.bytesReceived !== before) return true;
+      if (performance.now() > deadline) return false;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    return this.#closing === undefined;
   }
 
   #heard(): void {

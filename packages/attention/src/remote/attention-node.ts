@@ -1,0 +1,332 @@
+/**
+ * An attention node: takes connections of any transport, lets one engine at a time in, and gives it a backend made for its
+ * model. A second engine is refused as long as the first one answers. Nothing of a session outlives it: when it ends, for
+ * whatever reason, its backend is closed and its buffers are let go.
+ */
+import { GlinthawkError, type Logger, NodeLostError, ProtocolError, silentLogger, toError } from '@glinthawk/core';
+import {
+  authFrame,
+  authProof,
+  byeFrame,
+  type Capability,
+  Connection,
+  ConnectionClosedError,
+  decodeAuth,
+  decodeHello,
+  drainFrame,
+  equalBytes,
+  errorFrame,
+  FrameType,
+  frameRule,
+  type Hello,
+  type KeepaliveOptions,
+  MAX_SLOTS,
+  MAX_STEP_ENTRIES,
+  maxRowsPerFrame,
+  PROTOCOL_VERSION,
+  randomNonce,
+  type SessionLimits,
+  type Transport,
+  toErrorMessage,
+  welcomeFrame,
+} from '@glinthawk/wire';
+import type { AttentionBackend, AttentionSource } from '../backend.ts';
+import { hasLogSumExp } from './log-sum-exp.ts';
+import { NodeSession } from './node-session.ts';
+
+export interface AttentionNodeOptions {
+  /** Makes the KV cache of a session; the `connect` of any local AttentionSource will do. */
+  readonly createBackend: AttentionSource['connect'];
+  /** For people. Default `attention`. */
+  readonly name?: string;
+  /** Engines must know it, and are shown that the node does. */
+  readonly token?: string | undefined;
+  /** Serve this model only. */
+  readonly fingerprint?: string | undefined;
+  readonly limits?: Partial<SessionLimits>;
+  readonly keepalive?: KeepaliveOptions;
+  /** HELLO and the token's proof must have come by then. Default 10,000. */
+  readonly handshakeTimeoutMs?: number;
+  /** How long a session's engine may take to show that it lives when another one wants in. Default 2,000. */
+  readonly probeTimeoutMs?: number;
+  readonly logger?: Logger;
+}
+
+export interface AttentionNodeStats {
+  readonly connections: number;
+  /** Name of the session's connection, or null. */
+  readonly session: string | null;
+  readonly sessionsServed: number;
+  readonly refused: number;
+  readonly pendingAttends: number;
+  readonly openSlots: number;
+  readonly usedBlocks: number;
+  readonly busyMs: number;
+  /** Of the backend and of frames under way. */
+  readonly allocatedBytes: number;
+  readonly bytesReceived: number;
+  readonly bytesSent: number;
+}
+
+/** Connections that have not shown a token yet; more are turned away. */
+const MAX_HANDSHAKES = 32;
+
+/** The place that one engine holds. */
+interface Tenancy {
+  readonly clientId: string;
+  readonly connection: Connection;
+  readonly abort: AbortController;
+  readonly over: Promise<void>;
+  backend: AttentionBackend | undefined;
+  session: NodeSession | undefined;
+}
+
+export class AttentionNode {
+  readonly name: string;
+  readonly #options: AttentionNodeOptions;
+  readonly #logger: Logger;
+  readonly #limits: SessionLimits;
+  readonly #connections = new Map<Connection, Promise<void>>();
+  #handshakes = 0;
+  #tenancy: Tenancy | undefined;
+  #draining: string | undefined;
+  #sessionsServed = 0;
+  #refused = 0;
+  #bytesReceived = 0;
+  #bytesSent = 0;
+
+  constructor(options: AttentionNodeOptions) {
+    this.#options = options;
+    this.name = options.name ?? 'attention';
+    this.#logger = options.logger ?? silentLogger;
+    this.#limits = {
+      maxSlots: options.limits?.maxSlots ?? MAX_SLOTS,
+      maxSteps: options.limits?.maxSteps ?? 256,
+      maxStepRows: options.limits?.maxStepRows ?? MAX_STEP_ENTRIES,
+    };
+  }
+
+  /** Takes a connection over. Never throws: what is wrong with it is told to the other end and logged. */
+  accept(transport: Transport): void {
+    const connection = new Connection(transport, this.#options.keepalive);
+    const served = this.#serve(connection).finally(() => {
+      this.#connections.delete(connection);
+      this.#bytesReceived += transport.bytesReceived;
+      this.#bytesSent += transport.bytesSent;
+    });
+    this.#connections.set(connection, served);
+  }
+
+  stats(): AttentionNodeStats {
+    const { backend, session, connection } = this.#tenancy ?? {};
+    const stats = backend?.stats();
+    let bytesReceived = this.#bytesReceived;
+    let bytesSent = this.#bytesSent;
+    for (const { transport } of this.#connections.keys()) {
+      bytesReceived += transport.bytesReceived;
+      bytesSent += transport.bytesSent;
+    }
+    return {
+      connections: this.#connections.size,
+      session: connection?.transport.name ?? null,
+      sessionsServed: this.#sessionsServed,
+      refused: this.#refused,
+      pendingAttends: session?.pendingAttends ?? 0,
+      openSlots: session?.openSlots ?? 0,
+      usedBlocks: stats?.usedBlocks ?? 0,
+      busyMs: stats?.busyMs ?? 0,
+      allocatedBytes: (backend?.allocatedBytes() ?? 0) + (session?.bufferBytes ?? 0),
+      bytesReceived,
+      bytesSent,
+    };
+  }
+
+  /**
+   * Lets nobody in any more, tells the engine, and gives it `graceMs` to leave; then finishes what is under way and says
+   * good-bye. Resolves when nobody is connected.
+   */
+  async drain(options: { readonly graceMs?: number; readonly reason?: string } = {}): Promise<void> {
+    const reason = options.reason ?? 'the node is shutting down';
+    this.#draining = reason;
+    const tenancy = this.#tenancy;
+    if (tenancy !== undefined) {
+      tenancy.connection.send(drainFrame(reason));
+      await Promise.race([tenancy.over, sleep(options.graceMs ?? 0)]);
+      await Promise.race([tenancy.over, tenancy.session?.idle()]);
+    }
+    await this.close(reason);
+  }
+
+  /** Ends every connection now. */
+  async close(reason = 'the node is closing'): Promise<void> {
+    this.#draining ??= reason;
+    const served = [...this.#connections.values()];
+    for (const connection of this.#connections.keys()) void connection.end(byeFrame(reason));
+    this.#tenancy?.abort.abort();
+    await Promise.all(served);
+  }
+
+  async #serve(connection: Connection): Promise<void> {
+    const from = connection.transport.name;
+    try {
+      const hello = await this.#handshake(connection);
+      await this.#session(connection, hello.hello, hello.proof);
+      await connection.end();
+    } catch (thrown) {
+      const error = toError(thrown);
+      if (error instanceof ConnectionClosedError) {
+        this.#logger.debug('connection ended', { from, reason: error.message });
+      } else {
+        this.#logger.warn('connection dropped', { from, error: error.message });
+        if (!(error instanceof GlinthawkError)) this.#logger.debug('unexpected error', { stack: error.stack });
+      }
+      await connection.end(errorFrame(toErrorMessage(error)));
+    }
+  }
+
+  /** HELLO and token. @throws ProtocolError, ConnectionClosedError */
+  async #handshake(connection: Connection): Promise<{ readonly hello: Hello; readonly proof: Uint8Array | null }> {
+    if (this.#handshakes >= MAX_HANDSHAKES) {
+      throw this.#refuse('TOO_MANY_CONNECTIONS', `${MAX_HANDSHAKES} connections are in their handshake`);
+    }
+    this.#handshakes++;
+    const timeoutMs = this.#options.handshakeTimeoutMs ?? 10_000;
+    const timer = setTimeout(() => {
+      const late = new ProtocolError('HANDSHAKE_TIMEOUT', `no handshake within ${timeoutMs} ms`);
+      void connection.end(errorFrame(toErrorMessage(late)));
+    }, timeoutMs);
+    try {
+      const first = await this.#expect(connection, FrameType.HELLO);
+      const hello = decodeHello(first);
+      const proof = await this.#authenticate(connection, first);
+      return { hello, proof };
+    } finally {
+      clearTimeout(timer);
+      this.#handshakes--;
+    }
+  }
+
+  async #authenticate(connection: Connection, helloPayload: Uint8Array): Promise<Uint8Array | null> {
+    const { token } = this.#options;
+    if (token === undefined) return null;
+    const payload = helloPayload.slice(); // it may be a view of a chunk that is to go
+    const nonce = randomNonce();
+    const expected = await authProof(token, 'engine', payload, nonce);
+    connection.send(authFrame({ kind: 'challenge', nonce }));
+    const answer = decodeAuth(await this.#expect(connection, FrameType.AUTH));
+    if (answer.kind !== 'proof' || !equalBytes(answer.proof, expected)) {
+      throw this.#refuse('WRONG_TOKEN', 'the token is not the one of this node', 'give both ends the same --token');
+    }
+    return authProof(token, 'node', payload, nonce);
+  }
+
+  async #expect(connection: Connection, type: FrameType): Promise<Uint8Array> {
+    const { header, payload } = await connection.receive();
+    if (header.type === type) return payload;
+    const names = `${frameRule(type)?.name} was expected, ${frameRule(header.type)?.name} came`;
+    throw this.#refuse('UNEXPECTED_FRAME', names);
+  }
+
+  async #session(connection: Connection, hello: Hello, proof: Uint8Array | null): Promise<void> {
+    const { fingerprint } = this.#options;
+    if (fingerprint !== undefined && fingerprint !== hello.fingerprint) {
+      const message = `this node serves model ${fingerprint}, not ${hello.fingerprint}`;
+      throw this.#refuse('WRONG_MODEL', message, 'run both ends with the same model');
+    }
+    const end = Promise.withResolvers<void>();
+    const tenancy: Tenancy = {
+      clientId: hello.clientId,
+      connection,
+      abort: new AbortController(),
+      over: end.promise,
+      backend: undefined,
+      session: undefined,
+    };
+    await this.#moveIn(tenancy);
+    try {
+      await this.#serveTenant(tenancy, hello, proof);
+    } finally {
+      await tenancy.backend?.close();
+      await tenancy.session?.release();
+      this.#tenancy = undefined;
+      end.resolve();
+    }
+  }
+
+  /** Waits for the place to be free, or refuses. */
+  async #moveIn(tenancy: Tenancy): Promise<void> {
+    const probeMs = this.#options.probeTimeoutMs ?? 2_000;
+    for (;;) {
+      if (this.#draining !== undefined) {
+        this.#refused++;
+        throw new NodeLostError(this.name, `no new sessions: ${this.#draining}`);
+      }
+      const present = this.#tenancy;
+      if (present === undefined) {
+        this.#tenancy = tenancy;
+        return;
+      }
+      const same = present.clientId === tenancy.clientId; // it lost its connection before we noticed
+      if (!same && (await present.connection.probe(probeMs))) {
+        const message = `this node serves another engine (${present.connection.transport.name})`;
+        throw this.#refuse('BUSY', message, 'wait until it is done, or use another node');
+      }
+      const why = new NodeLostError(this.name, same ? 'the engine connected anew' : 'the engine no longer answers');
+      present.abort.abort(why);
+      void present.connection.close(why);
+      await present.over;
+    }
+  }
+
+  async #serveTenant(tenancy: Tenancy, hello: Hello, proof: Uint8Array | null): Promise<void> {
+    const { connection, abort } = tenancy;
+    const { geometry, kvDtype, wireDtype } = hello;
+    const from = connection.transport.name;
+    void connection.transport.closed.then(() => abort.abort());
+    const creating = this.#options.createBackend(geometry, {
+      kvDtype,
+      fingerprint: hello.fingerprint,
+      signal: abort.signal,
+    });
+    const backend = await creating;
+    tenancy.backend = backend;
+    if (abort.signal.aborted) throw new ConnectionClosedError(from);
+    const logSumExp = hello.capabilities.includes('log-sum-exp') && hasLogSumExp(backend);
+    const capabilities: readonly Capability[] = logSumExp ? ['log-sum-exp'] : [];
+    const limits = {
+      ...this.#limits,
+      maxStepRows: Math.min(this.#limits.maxStepRows, maxRowsPerFrame(geometry, wireDtype)),
+    };
+    const session = new NodeSession({ connection, backend, geometry, wireDtype, logSumExp, limits });
+    tenancy.session = session;
+    this.#sessionsServed++;
+    this.#logger.info('session begins', { from, fingerprint: hello.fingerprint, kvDtype, wireDtype });
+    connection.send(
+      welcomeFrame({
+        protocolVersion: PROTOCOL_VERSION,
+        node: this.name,
+        wireDtype,
+        capabilities,
+        blockTokens: backend.capacity.blockTokens,
+        blockBytes: backend.capacity.blockBytes,
+        shardBlocks: backend.capacity.shards.map((shard) => shard.blocks),
+        limits,
+        proof,
+      }),
+    );
+    try {
+      await session.run();
+    } finally {
+      this.#logger.info('session ends', { from });
+    }
+  }
+
+  #refuse(code: string, message: string, hint?: string): ProtocolError {
+    this.#refused++;
+    return new ProtocolError(code, message, hint === undefined ? {} : { hint });
+  }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

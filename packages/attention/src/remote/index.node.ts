@@ -1,0 +1,2 @@
+export * from './remote-source.node.ts';
+export * from './serve.node.ts';

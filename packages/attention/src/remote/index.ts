@@ -1,0 +1,4 @@
+export * from './attention-node.ts';
+export * from './log-sum-exp.ts';
+export * from './remote-attention.ts';
+export * from './remote-source.ts';
