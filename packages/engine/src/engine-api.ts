@@ -25,6 +25,8 @@ export interface EngineOptions {
   /** With no attention node left: wait for one to come back rather than fail. */
   readonly waitForNodes?: boolean;
   readonly logger?: Logger;
+  /** Ends createEngine while it waits for nodes; generate() has a signal of its own. */
+  readonly signal?: AbortSignal;
 }
 
 export interface EngineStats {

@@ -1,0 +1,341 @@
+/**
+ * The attention nodes that an engine has: connected at start, lost at any time, connected again in the background. A node's
+ * connection is used by one object from its handshake to its end; a node that came back is a new, empty one.
+ */
+import type { AttentionBackend, AttentionSource, Slot } from '@glinthawk/attention';
+import {
+  AbortedError,
+  type AttentionGeometry,
+  type KvDtype,
+  type Logger,
+  NodeLostError,
+  ProtocolError,
+  toError,
+} from '@glinthawk/core';
+import { KvShard, type Placement, SlotTable } from './kv-shard.ts';
+import { NodeSpeed } from './scheduler/placement.ts';
+import type { Sequence } from './sequence.ts';
+
+const FIRST_BACKOFF_MS = 100;
+const LONGEST_BACKOFF_MS = 10_000;
+
+/** One node while it is connected. */
+export class NodeConnection {
+  readonly index: number;
+  readonly backend: AttentionBackend;
+  readonly shards: readonly KvShard<Sequence>[];
+  readonly speed: NodeSpeed;
+  /** Attends and rows under way. */
+  attends = 0;
+  rows = 0;
+  /** Attends ever begun. */
+  totalAttends = 0;
+  readonly #slots = new SlotTable();
+  readonly #onLost: (error: NodeLostError) => void;
+  readonly #rejections = new Set<(error: NodeLostError) => void>();
+  #loss: NodeLostError | null = null;
+
+  constructor(index: number, backend: AttentionBackend, speed: NodeSpeed, onLost: (error: NodeLostError) => void) {
+    this.index = index;
+    this.backend = backend;
+    this.speed = speed;
+    this.#onLost = onLost;
+    const { blockTokens, shards } = backend.capacity;
+    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, blockTokens, blocks));
+    backend.lost.then((error) => this.lose(error));
+  }
+
+  get isLost(): boolean {
+    return this.#loss !== null;
+  }
+
+  /** Opens a slot on a shard. @throws NodeLostError, CapacityError, InputError */
+  place(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> {
+    const slot = this.#slots.take();
+    try {
+      this.backend.open(slot, shard.index);
+    } catch (error) {
+      this.#slots.giveBack(slot);
+      throw error;
+    }
+    return shard.take(sequence, slot, sequence.length);
+  }
+
+  free(slot: Slot): void {
+    this.#slots.giveBack(slot);
+    if (this.#loss === null) this.#guarded(() => this.backend.free(slot));
+  }
+
+  announce(step: Parameters<AttentionBackend['announce']>[0]): void {
+    if (this.#loss === null) this.#guarded(() => this.backend.announce(step));
+  }
+
+  retire(stepId: number): void {
+    if (this.#loss === null) this.#guarded(() => this.backend.retire(stepId));
+  }
+
+  /** As AttentionBackend.attend, but it also rejects when the node is lost and the backend says nothing. */
+  attend(stepId: number, layer: number, rows: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+    if (this.#loss !== null) return Promise.reject(this.#loss);
+    this.attends++;
+    this.totalAttends++;
+    this.rows += rows;
+    return new Promise<void>((resolve, reject) => {
+      const settled = () => {
+        this.#rejections.delete(reject);
+        this.attends--;
+        this.rows -= rows;
+      };
+      this.#rejections.add(reject);
+      this.backend.attend(stepId, layer, qkv, output).then(
+        () => {
+          settled();
+          resolve();
+        },
+        (thrown: unknown) => {
+          settled();
+          if (thrown instanceof NodeLostError) this.lose(thrown);
+          else if (thrown instanceof ProtocolError) this.lose(this.#lossFrom(thrown));
+          reject(this.#loss ?? thrown);
+        },
+      );
+    });
+  }
+
+  /** Everything under way is rejected; the connection isn't used again. */
+  lose(error: NodeLostError): void {
+    if (this.#loss !== null) return;
+    this.#loss = error;
+    for (const reject of this.#rejections) reject(error);
+    this.#rejections.clear();
+    this.#onLost(error);
+  }
+
+  #lossFrom(cause: Error): NodeLostError {
+    return new NodeLostError(this.backend.name, `${this.backend.name} broke the protocol: ${cause.message}`, { cause });
+  }
+
+  #guarded(call: () => void): void {
+    try {
+      call();
+    } catch (thrown) {
+      if (thrown instanceof NodeLostError) this.lose(thrown);
+      else if (thrown instanceof ProtocolError) this.lose(this.#lossFrom(thrown));
+      else throw thrown;
+    }
+  }
+}
+
+export interface AttentionTierOptions {
+  readonly sources: readonly AttentionSource[];
+  readonly geometry: AttentionGeometry;
+  readonly kvDtype: KvDtype;
+  readonly fingerprint: string;
+  readonly waitForNodes: boolean;
+  readonly logger: Logger;
+  readonly onJoined: (node: NodeConnection) => void;
+  readonly onLost: (node: NodeConnection, error: NodeLostError) => void;
+}
+
+export class AttentionTier {
+  readonly #options: AttentionTierOptions;
+  readonly #connections: (NodeConnection | null)[];
+  readonly #speeds: readonly NodeSpeed[];
+  readonly #abort = new AbortController();
+  readonly #background = new Set<Promise<void>>();
+  readonly #closing = new Set<Promise<void>>();
+  #nodesLost = 0;
+  #bytesSent = 0;
+  #bytesReceived = 0;
+  #lastBlocks: number[];
+  #lastShardTokens = 0;
+
+  constructor(options: AttentionTierOptions) {
+    this.#options = options;
+    this.#connections = options.sources.map(() => null);
+    this.#speeds = options.sources.map(() => new NodeSpeed());
+    this.#lastBlocks = options.sources.map(() => 0);
+  }
+
+  /**
+   * Connects to every source at once. A refusal is fatal; an unreachable node is tried again in the background, if another
+   * one is there or waiting was asked for.
+   * @throws ProtocolError, NodeLostError, AbortedError
+   */
+  async start(signal?: AbortSignal): Promise<void> {
+    const abort = () => this.#abort.abort();
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      const { sources, waitForNodes, logger } = this.#options;
+      const results = await Promise.allSettled(sources.map((_, index) => this.#connect(index)));
+      const failures = results.map((result) => (result.status === 'rejected' ? toError(result.reason) : null));
+      const fatal = failures.find((error) => error !== null && !(error instanceof NodeLostError));
+      if (fatal) throw fatal;
+      const unreachable = failures.find((error) => error !== null);
+      if (this.connected.length === 0 && !waitForNodes) {
+        throw (
+          unreachable ??
+          new NodeLostError('none', 'no attention node was given', { hint: 'name at least one attention source' })
+        );
+      }
+      const first = Promise.withResolvers<void>();
+      for (const [index, error] of failures.entries()) {
+        if (error === null) continue;
+        logger.warn(`attention node ${sources[index]?.name} can't be reached; trying again`, { reason: error.message });
+        this.#reconnect(index, first.resolve, first.reject);
+      }
+      if (this.connected.length === 0) {
+        if (signal?.aborted) throw new AbortedError();
+        this.#abort.signal.addEventListener('abort', () => first.reject(new AbortedError()), { once: true });
+        await first.promise;
+      }
+    } catch (error) {
+      await this.close();
+      throw signal?.aborted ? new AbortedError() : error;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
+  get connected(): readonly NodeConnection[] {
+    return this.#connections.filter((connection) => connection !== null);
+  }
+
+  get nodesLost(): number {
+    return this.#nodesLost;
+  }
+
+  /** Whether a node is away that may come back. */
+  get incomplete(): boolean {
+    return this.#connections.includes(null);
+  }
+
+  /** Tokens that the largest shard can hold; of the last connected nodes where none is. */
+  get largestShardTokens(): number {
+    let tokens = 0;
+    for (const { shards } of this.connected) for (const shard of shards) tokens = Math.max(tokens, shard.tokens);
+    if (tokens > 0) this.#lastShardTokens = tokens;
+    return this.#lastShardTokens;
+  }
+
+  node(index: number): NodeConnection | null {
+    return this.#connections[index] ?? null;
+  }
+
+  bytes(): { readonly sent: number; readonly received: number } {
+    let sent = this.#bytesSent;
+    let received = this.#bytesReceived;
+    for (const { backend } of this.connected) {
+      const stats = backend.stats();
+      sent += stats.bytesSent;
+      received += stats.bytesReceived;
+    }
+    return { sent, received };
+  }
+
+  describe(): { name: string; connected: boolean; usedBlocks: number; blocks: number }[] {
+    return this.#options.sources.map(({ name }, index) => {
+      const connection = this.node(index);
+      if (connection === null) return { name, connected: false, usedBlocks: 0, blocks: this.#lastBlocks[index] ?? 0 };
+      let usedBlocks = 0;
+      let blocks = 0;
+      for (const shard of connection.shards) {
+        usedBlocks += shard.usedBlocks;
+        blocks += shard.blocks;
+      }
+      return { name, connected: true, usedBlocks, blocks };
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#abort.abort();
+    await Promise.all(this.#background);
+    for (const [index, connection] of this.#connections.entries()) {
+      this.#connections[index] = null;
+      if (connection !== null) this.#end(connection);
+    }
+    await Promise.all(this.#closing);
+  }
+
+  async #connect(index: number): Promise<void> {
+    const { sources, geometry, kvDtype, fingerprint, onJoined } = this.#options;
+    const source = sources[index];
+    const speed = this.#speeds[index];
+    if (source === undefined || speed === undefined) throw new Error(`no attention source ${index}`);
+    const backend = await source.connect(geometry, { kvDtype, fingerprint, signal: this.#abort.signal });
+    if (this.#abort.signal.aborted) {
+      await backend.close();
+      throw new AbortedError();
+    }
+    const connection: NodeConnection = new NodeConnection(index, backend, speed, (error) =>
+      this.#lost(connection, error),
+    );
+    this.#connections[index] = connection;
+    this.#lastBlocks[index] = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
+    onJoined(connection);
+  }
+
+  #lost(connection: NodeConnection, error: NodeLostError): void {
+    if (this.#connections[connection.index] !== connection) return;
+    this.#connections[connection.index] = null;
+    this.#nodesLost++;
+    this.#options.logger.warn(`attention node ${connection.backend.name} is lost`, { reason: error.message });
+    this.#end(connection);
+    this.#options.onLost(connection, error);
+    this.#reconnect(connection.index);
+  }
+
+  #end(connection: NodeConnection): void {
+    const { bytesSent, bytesReceived } = connection.backend.stats();
+    this.#bytesSent += bytesSent;
+    this.#bytesReceived += bytesReceived;
+    const closed = connection.backend
+      .close()
+      .catch((thrown) => {
+        this.#options.logger.debug(`closing ${connection.backend.name} failed`, { reason: toError(thrown).message });
+      })
+      .finally(() => this.#closing.delete(closed));
+    this.#closing.add(closed);
+  }
+
+  /** Tries until it succeeds or the tier is closed; a refusal ends it only where `onRefused` is given (at start). */
+  #reconnect(index: number, onConnected?: () => void, onRefused?: (error: Error) => void): void {
+    const { sources, logger } = this.#options;
+    const attempt = async () => {
+      let backoffMs = FIRST_BACKOFF_MS;
+      while (!this.#abort.signal.aborted) {
+        await sleep(backoffMs, this.#abort.signal);
+        backoffMs = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
+        if (this.#abort.signal.aborted) return;
+        try {
+          await this.#connect(index);
+          logger.info(`attention node ${sources[index]?.name} joined`);
+          onConnected?.();
+          return;
+        } catch (thrown) {
+          if (this.#abort.signal.aborted) return;
+          const error = toError(thrown);
+          if (!(error instanceof NodeLostError)) {
+            logger.warn(`attention node ${sources[index]?.name} refuses`, { reason: error.message });
+            onRefused?.(error);
+          }
+        }
+      }
+    };
+    const running = attempt().finally(() => this.#background.delete(running));
+    this.#background.add(running);
+  }
+}
+
+/** Ends early, and quietly, when aborted. */
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener('abort', done, { once: true });
+  });
+}

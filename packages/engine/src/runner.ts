@@ -1,0 +1,320 @@
+/**
+ * The loops that move micro-batches: compose a step, take it through every layer by way of both tiers, sample, settle, again. One
+ * loop a micro-batch; they meet only in the dense tier's queue and at the attention nodes.
+ */
+import {
+  AbortedError,
+  type AttentionGeometry,
+  CapacityError,
+  GlinthawkError,
+  type Logger,
+  NodeLostError,
+  outputRowFloats,
+  qkvRowFloats,
+  toError,
+} from '@glinthawk/core';
+import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
+import type { AttentionTier, NodeConnection } from './attention-tier.ts';
+import { Breather } from './breather.ts';
+import { Lane, type LaneStep } from './lane.ts';
+import { BusyMeter } from './meters.ts';
+import { uniform } from './rng.ts';
+import { attendAll, type RowWidths } from './router.ts';
+import { changesLogits, isFiniteRow, logprobsOf, sampleCandidates, sampleFull, samplePenalised } from './sampler.ts';
+import type { Batcher } from './scheduler/batcher.ts';
+import type { InFlight } from './scheduler/in-flight.ts';
+import type { RowBudget } from './scheduler/policy.ts';
+import type { StageQueue } from './scheduler/stage-queue.ts';
+import type { Sequence } from './sequence.ts';
+
+export interface RunnerOptions {
+  readonly dense: DenseBackend;
+  readonly geometry: AttentionGeometry;
+  readonly tier: AttentionTier;
+  readonly batcher: Batcher;
+  readonly queue: StageQueue;
+  readonly inFlight: InFlight;
+  readonly budget: RowBudget;
+  readonly logger: Logger;
+  /** Nothing can go on: the dense device is lost, or something broke that should not. */
+  readonly onFatal: (error: Error) => void;
+}
+
+/** Sums over all steps. */
+export interface RunnerTotals {
+  steps: number;
+  rows: number;
+  promptTokens: number;
+  generatedTokens: number;
+  finished: number;
+  failed: number;
+  denseStageMs: number;
+  attentionStageMs: number;
+  headMs: number;
+  samplingMs: number;
+}
+
+export class Runner {
+  readonly totals: RunnerTotals = {
+    steps: 0,
+    rows: 0,
+    promptTokens: 0,
+    generatedTokens: 0,
+    finished: 0,
+    failed: 0,
+    denseStageMs: 0,
+    attentionStageMs: 0,
+    headMs: 0,
+    samplingMs: 0,
+  };
+  readonly denseBusy = new BusyMeter();
+  readonly attentionBusy = new BusyMeter();
+  /** Time from each first step to the moment when nothing was left to do. */
+  readonly wall = new BusyMeter();
+  readonly #options: RunnerOptions;
+  readonly #widths: RowWidths;
+  readonly #lanes: Lane[] = [];
+  readonly #loops = new Set<Promise<void>>();
+  readonly #breather = new Breather();
+  readonly #busySeen = new WeakMap<NodeConnection, { busyMs: number; attends: number }>();
+  #scheduled = false;
+  #stopped = false;
+
+  constructor(options: RunnerOptions) {
+    this.#options = options;
+    this.#widths = { qkv: qkvRowFloats(options.geometry), output: outputRowFloats(options.geometry) };
+  }
+
+  /** Wakes idle micro-batches, once for however many reasons there were in this turn. */
+  schedule(): void {
+    if (this.#scheduled || this.#stopped) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.#startIdle();
+    });
+  }
+
+  /** No further step begins; those under way end at their next layer. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Resolves when no loop is running. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#loops);
+  }
+
+  destroy(): void {
+    for (const lane of this.#lanes) {
+      lane.batch?.destroy();
+      lane.batch = null;
+    }
+  }
+
+  #startIdle(): void {
+    const { inFlight, batcher, budget } = this.#options;
+    if (this.#stopped) return;
+    while (this.#lanes.length < inFlight.current) {
+      const lane = new Lane(this.#lanes.length, budget.rows, budget.headRows);
+      this.#lanes.push(lane);
+      batcher.addLane(lane);
+    }
+    for (const lane of this.#lanes) {
+      if (lane.running || (batcher.waiting === 0 && lane.sequences.length === 0)) continue;
+      lane.running = true;
+      const loop = this.#run(lane)
+        .catch((thrown: unknown) => {
+          lane.running = false;
+          this.#options.onFatal(toError(thrown));
+        })
+        .finally(() => this.#loops.delete(loop));
+      this.#loops.add(loop);
+    }
+  }
+
+  async #run(lane: Lane): Promise<void> {
+    const { batcher, inFlight } = this.#options;
+    for (;;) {
+      // What makes this null calls schedule() when it changes; nothing may be awaited between here and `running = false`.
+      const step = this.#stopped ? null : batcher.compose(lane);
+      if (step === null) {
+        lane.running = false;
+        return;
+      }
+      let done = false;
+      this.wall.begin(performance.now());
+      try {
+        const batch = await this.#batchOf(lane);
+        if (batch !== null) done = await this.#step(lane, batch, step);
+      } finally {
+        this.wall.end(performance.now());
+        batcher.settle(lane, step, done);
+      }
+      if (inFlight.adapt(batcher.running, () => this.#attentionBusyMs())) {
+        this.#options.logger.debug(`${inFlight.current} micro-batches in flight`);
+        this.schedule();
+      }
+      await this.#breather.breathe();
+    }
+  }
+
+  /** The micro-batch's own place on the device; null when there is no room for so many. */
+  async #batchOf(lane: Lane): Promise<DenseBatch | null> {
+    if (lane.batch !== null) return lane.batch;
+    const { dense, budget, inFlight, logger } = this.#options;
+    try {
+      lane.batch = await dense.createBatch({ maxRows: budget.rows, maxHeadRows: budget.headRows });
+      return lane.batch;
+    } catch (thrown) {
+      if (lane.index === 0 || !(thrown instanceof CapacityError)) throw thrown;
+      logger.warn(`room for ${lane.index} micro-batches in flight only`, { reason: thrown.message });
+      inFlight.limit(lane.index);
+      return null;
+    }
+  }
+
+  /** True when it went through to its tokens; false when it was abandoned, because a node was lost or nobody wants it. */
+  async #step(lane: Lane, batch: DenseBatch, step: LaneStep): Promise<boolean> {
+    const { layers } = this.#options.geometry;
+    for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
+    try {
+      await this.#dense(lane, 0, () => batch.begin(step.dense));
+      for (let layer = 0; layer < layers; layer++) {
+        await this.#attend(batch, step, layer);
+        if (this.#stopped || step.entries.every(({ sequence }) => sequence.ended)) return false;
+        if (layer < layers - 1) await this.#dense(lane, layer + 1, () => batch.advance(layer));
+      }
+      // A step of unfinished prompts has done its work when its last keys and values are stored.
+      if (step.heads.length > 0) {
+        const began = performance.now();
+        const rows = await this.#dense(lane, layers, () => batch.finish());
+        this.totals.headMs += performance.now() - began;
+        await this.#sample(lane, batch, step, rows);
+      }
+      this.#count(step);
+      return true;
+    } catch (thrown) {
+      if (thrown instanceof NodeLostError || thrown instanceof AbortedError) return false;
+      throw thrown;
+    } finally {
+      for (const { node } of step.segments) node.retire(step.id);
+    }
+  }
+
+  async #dense<T>(lane: Lane, depth: number, call: () => Promise<T>): Promise<T> {
+    const { queue, inFlight } = this.#options;
+    return queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
+      const began = performance.now();
+      this.denseBusy.begin(began);
+      try {
+        return await call();
+      } finally {
+        const ended = performance.now();
+        this.denseBusy.end(ended);
+        this.totals.denseStageMs += ended - began;
+        inFlight.addDense(ended - began);
+      }
+    });
+  }
+
+  async #attend(batch: DenseBatch, step: LaneStep, layer: number): Promise<void> {
+    this.attentionBusy.begin(performance.now());
+    try {
+      const { ms, undisturbed } = await attendAll(batch, step.id, layer, step.segments, this.#widths);
+      this.totals.attentionStageMs += ms;
+      if (undisturbed) this.#options.inFlight.addAttention(ms);
+    } finally {
+      this.attentionBusy.end(performance.now());
+    }
+  }
+
+  /** First what the candidates decide, then, one by one, what needs all of a row's logits. */
+  async #sample(lane: Lane, batch: DenseBatch, step: LaneStep, rows: readonly HeadRow[]): Promise<void> {
+    const undecided: number[] = [];
+    let began = performance.now();
+    for (const [i, { sequence }] of step.heads.entries()) {
+      if (sequence.ended) continue;
+      const row = rows[i];
+      if (row === undefined)
+        throw new GlinthawkError('HEAD_ROWS', `${rows.length} head rows, expected ${step.heads.length}`);
+      if (!isFiniteRow(row)) {
+        this.#failNonFinite(sequence);
+        continue;
+      }
+      const { sampling } = sequence.request;
+      const draw = drawOf(sequence);
+      const token = changesLogits(sampling)
+        ? null
+        : sampleCandidates(row, sampling, this.#options.dense.config.vocabSize, draw);
+      if (token === null) undecided.push(i);
+      else this.#deliver(sequence, row, token);
+    }
+    this.totals.samplingMs += performance.now() - began;
+    for (const i of undecided) {
+      const sequence = step.heads[i]?.sequence;
+      const row = rows[i];
+      if (sequence === undefined || row === undefined || sequence.ended) continue;
+      const logits = await this.#dense(lane, this.#options.geometry.layers + 1, () => batch.logits(i));
+      if (sequence.ended) continue;
+      began = performance.now();
+      const { sampling } = sequence.request;
+      const draw = drawOf(sequence);
+      const token = changesLogits(sampling)
+        ? samplePenalised(logits, sequence, sampling, draw)
+        : sampleFull(row, logits, sampling, draw);
+      if (token === null) this.#failNonFinite(sequence);
+      else this.#deliver(sequence, row, token, logits);
+      this.totals.samplingMs += performance.now() - began;
+    }
+  }
+
+  #deliver(sequence: Sequence, row: HeadRow, token: number, logits?: Float32Array): void {
+    const { topLogprobs } = sequence.request;
+    const logprobs = topLogprobs === null ? null : logprobsOf(row, token, topLogprobs, logits?.[token]);
+    for (const event of sequence.accept(token, logprobs)) sequence.job.push(event);
+    this.totals.generatedTokens++;
+    if (sequence.ended) this.totals.finished++;
+  }
+
+  #failNonFinite(sequence: Sequence): void {
+    const message = `the logits after ${sequence.length} tokens are not finite numbers`;
+    const hint = 'try f32 weights and f32 KV; `glinthawk doctor` checks the weights';
+    this.fail(sequence, new GlinthawkError('NON_FINITE_LOGITS', message, { hint }));
+  }
+
+  /** Ends one request with an error event; the others go on. */
+  fail(sequence: Sequence, error: GlinthawkError): void {
+    sequence.ended = true;
+    this.totals.failed++;
+    sequence.job.push({ type: 'error', id: sequence.request.id, error });
+  }
+
+  #count(step: LaneStep): void {
+    this.totals.steps++;
+    this.totals.rows += step.rows;
+    for (const { sequence, position, count } of step.entries) {
+      // What is prefilled again after a preemption or loss isn't counted twice.
+      const before = sequence.prefilledTokens;
+      sequence.prefilledTokens = Math.max(before, Math.min(sequence.promptTokens, position + count));
+      this.totals.promptTokens += sequence.prefilledTokens - before;
+    }
+  }
+
+  /** Kernel time of an attend at the busiest node, spread over its shards, since this was last asked. */
+  #attentionBusyMs(): number {
+    let busiest = 0;
+    for (const node of this.#options.tier.connected) {
+      const { busyMs } = node.backend.stats();
+      const seen = this.#busySeen.get(node) ?? { busyMs: 0, attends: 0 };
+      const attends = node.totalAttends - seen.attends;
+      if (attends > 0) busiest = Math.max(busiest, (busyMs - seen.busyMs) / attends / node.shards.length);
+      this.#busySeen.set(node, { busyMs, attends: node.totalAttends });
+    }
+    return busiest;
+  }
+}
+
+function drawOf(sequence: Sequence): number {
+  return uniform(sequence.request.sampling.seed, sequence.generatedTokens);
+}

@@ -1,0 +1,299 @@
+/**
+ * Where every sequence is: waiting, or placed and going with one micro-batch. Carries out what policy.ts and placement.ts choose:
+ * admission, growth, preemption, sharing out over micro-batches. All state changes are synchronous and happen between steps of
+ * the micro-batch concerned; a sequence whose rows are under way is only marked, and handled when its step is settled.
+ */
+import { CapacityError, type GlinthawkError, InputError, NodeLostError, toError } from '@glinthawk/core';
+import type { AttentionTier, NodeConnection } from '../attention-tier.ts';
+import type { KvShard, Placement } from '../kv-shard.ts';
+import type { Lane, LaneStep } from '../lane.ts';
+import type { Sequence } from '../sequence.ts';
+import type { InFlight } from './in-flight.ts';
+import { choosePlacement, type ShardState, shardSpeeds } from './placement.ts';
+import { choosePreemption, composeRows, laneShare, type RowBudget } from './policy.ts';
+
+export interface BatcherOptions {
+  readonly tier: AttentionTier;
+  readonly inFlight: InFlight;
+  readonly budget: RowBudget;
+  readonly waitForNodes: boolean;
+  /** A micro-batch that was idle may have something to do. */
+  readonly onWork: () => void;
+  /** A request that can't go on; its sequence has ended. */
+  readonly onFailure: (sequence: Sequence, error: GlinthawkError) => void;
+}
+
+export class Batcher {
+  readonly #options: BatcherOptions;
+  readonly #lanes: Lane[] = [];
+  /** Oldest first; what lost its KV is older than what was never placed, and so stands in front. */
+  readonly #waiting: Sequence[] = [];
+  #preemptions = 0;
+  #stepIds = 0;
+
+  constructor(options: BatcherOptions) {
+    this.#options = options;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  get running(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.sequences.length, 0);
+  }
+
+  get preemptions(): number {
+    return this.#preemptions;
+  }
+
+  addLane(lane: Lane): void {
+    this.#lanes.push(lane);
+  }
+
+  /** Takes a new sequence. */
+  enqueue(sequence: Sequence): void {
+    sequence.job.held++;
+    this.#wait(sequence);
+    this.#options.onWork();
+  }
+
+  /** The micro-batch's next step, or null when there is nothing that it can do now. */
+  compose(lane: Lane): LaneStep | null {
+    const { inFlight, budget, tier } = this.#options;
+    if (lane.index >= inFlight.current) {
+      for (const sequence of [...lane.sequences]) this.#move(lane, sequence);
+      return null;
+    }
+    this.#shareOut(lane);
+    const ready: Sequence[] = [];
+    for (const sequence of [...lane.sequences]) {
+      // One that comes later in this list may have been preempted for an older one just now.
+      if (sequence.placement === null || sequence.leaving || sequence.job.paused) continue;
+      if (this.#grow(sequence)) ready.push(sequence);
+    }
+    this.#admit(lane, ready);
+    if (ready.length === 0) return null;
+    ready.sort((a, b) => a.arrival - b.arrival);
+    const counts = composeRows(ready, budget);
+    const chosen = ready.map((sequence, i) => ({ sequence, count: counts[i] ?? 0 }));
+    const step = lane.layOut(this.#stepIds++, chosen, (index) => tier.node(index));
+    for (const { sequence } of step.entries) sequence.inStep = true;
+    return step;
+  }
+
+  /** The step is over: its tokens were delivered (`done`), or it was abandoned and its sequences run it again. */
+  settle(lane: Lane, step: LaneStep, done: boolean): void {
+    for (const { sequence, position, count } of step.entries) {
+      sequence.inStep = false;
+      if (sequence.ended) {
+        this.#leave(sequence);
+        continue;
+      }
+      if (sequence.placement !== null && done) sequence.kvTokens = position + count;
+      if (sequence.placement === null || sequence.leaving) {
+        if (sequence.leaving) this.#preemptions++;
+        this.#releaseKv(sequence);
+        lane.remove(sequence);
+        this.#wait(sequence);
+      }
+    }
+    lane.segments = [];
+    this.#options.onWork();
+  }
+
+  /** Nothing of these sequences is wanted any more. */
+  drop(which: (sequence: Sequence) => boolean): void {
+    const all = [...this.#waiting, ...this.#lanes.flatMap((lane) => lane.sequences)];
+    for (const sequence of all) {
+      if (sequence.ended || !which(sequence)) continue;
+      sequence.ended = true;
+      if (!sequence.inStep) this.#leave(sequence);
+    }
+    this.#options.onWork();
+  }
+
+  /** The node's KV is gone: its sequences wait for another place, those under way when their step ends. */
+  nodeLost(node: NodeConnection): void {
+    for (const shard of node.shards) {
+      for (const sequence of shard.residents) {
+        sequence.placement = null;
+        sequence.kvTokens = 0;
+        sequence.leaving = false;
+        if (sequence.inStep) continue;
+        this.#lanes[sequence.lane]?.remove(sequence);
+        this.#wait(sequence);
+      }
+      shard.residents.clear();
+    }
+    this.#options.onWork();
+  }
+
+  /** Out of every queue, with its KV. */
+  #leave(sequence: Sequence): void {
+    const { job } = sequence;
+    this.#releaseKv(sequence);
+    const lane = this.#lanes[sequence.lane];
+    if (lane !== undefined) {
+      lane.remove(sequence);
+    } else {
+      const at = this.#waiting.indexOf(sequence);
+      if (at >= 0) {
+        this.#waiting.splice(at, 1);
+        job.waiting--;
+      }
+    }
+    job.held--;
+    job.changed();
+  }
+
+  #wait(sequence: Sequence): void {
+    let at = this.#waiting.length;
+    while (at > 0 && (this.#waiting[at - 1] as Sequence).arrival > sequence.arrival) at--;
+    this.#waiting.splice(at, 0, sequence);
+    sequence.job.waiting++;
+  }
+
+  #releaseKv(sequence: Sequence): void {
+    const { placement } = sequence;
+    sequence.kvTokens = 0;
+    sequence.leaving = false;
+    if (placement === null) return;
+    sequence.placement = null;
+    placement.shard.giveBack(sequence, placement);
+    this.#options.tier.node(placement.shard.node)?.free(placement.slot);
+  }
+
+  /** Gives sequences above this micro-batch's share to those that have fewer. */
+  #shareOut(lane: Lane): void {
+    const share = Math.ceil(this.running / this.#options.inFlight.current);
+    while (lane.sequences.length > share) {
+      const newest = lane.sequences.at(-1);
+      if (newest === undefined) return;
+      this.#move(lane, newest);
+    }
+  }
+
+  #move(from: Lane, sequence: Sequence): void {
+    let to: Lane | null = null;
+    for (const lane of this.#lanes.slice(0, this.#options.inFlight.current)) {
+      if (lane !== from && (to === null || lane.sequences.length < to.sequences.length)) to = lane;
+    }
+    if (to === null) return;
+    from.remove(sequence);
+    to.add(sequence);
+    this.#options.onWork();
+  }
+
+  /** Blocks for all of its tokens; false when it has to wait for them, or had to give up its own. */
+  #grow(sequence: Sequence): boolean {
+    const { placement } = sequence;
+    if (placement === null) return false;
+    const { shard } = placement;
+    for (;;) {
+      const needed = shard.blocksFor(sequence.length) - placement.blocks;
+      if (needed <= 0) return true;
+      if (needed <= shard.freeBlocks) {
+        shard.grow(placement, needed);
+        return true;
+      }
+      const victim = choosePreemption<Sequence>(shard.residents, sequence, needed - shard.freeBlocks);
+      if (victim === 'wait') return false;
+      if (victim.inStep) victim.leaving = true;
+      else this.#preempt(victim);
+      if (victim === sequence) return false;
+    }
+  }
+
+  #preempt(sequence: Sequence): void {
+    this.#preemptions++;
+    this.#releaseKv(sequence);
+    this.#lanes[sequence.lane]?.remove(sequence);
+    this.#wait(sequence);
+  }
+
+  /** Takes waiting sequences, oldest first, as long as this micro-batch has rows for them: so admission is staggered. */
+  #admit(lane: Lane, ready: Sequence[]): void {
+    const { inFlight, budget } = this.#options;
+    const rowsOf = (sequence: Sequence) => Math.min(sequence.pendingTokens, budget.prefillChunk);
+    let rows = budget.rows - ready.reduce((sum, sequence) => sum + rowsOf(sequence), 0);
+    while (rows > 0 && this.#waiting.length > 0) {
+      const share = laneShare(this.running + this.#waiting.length, inFlight.current, budget);
+      if (lane.sequences.length >= share) return;
+      const sequence = this.#placeNext();
+      if (sequence === null) return;
+      lane.add(sequence);
+      ready.push(sequence);
+      rows -= rowsOf(sequence);
+    }
+  }
+
+  /** Places the oldest waiting sequence whose job keeps up; null when there is none or no room for it. */
+  #placeNext(): Sequence | null {
+    const { tier, waitForNodes } = this.#options;
+    for (;;) {
+      const sequence = this.#waiting.find(({ job }) => !job.paused);
+      if (sequence === undefined) return null;
+      const nodes = tier.connected;
+      if (nodes.length === 0) return null;
+      const shards = nodes.flatMap((node) => node.shards);
+      const states = shardStates(nodes);
+      const choice = choosePlacement(states, { tokens: sequence.length, mostTokens: sequence.mostTokens });
+      if (choice === 'full' || (choice === 'never' && waitForNodes && tier.incomplete)) return null;
+      if (choice === 'never') {
+        const largest = Math.max(...shards.map((shard) => shard.tokens));
+        this.#fail(
+          sequence,
+          new CapacityError(
+            'KV_CAPACITY',
+            `${sequence.length} tokens need KV, and the largest shard holds ${largest}`,
+            {
+              hint: 'give the attention nodes more memory, or use a smaller KV type',
+            },
+          ),
+        );
+        continue;
+      }
+      const placement = this.#open(sequence, shards[choice] as KvShard<Sequence>);
+      if (placement === null) continue;
+      sequence.placement = placement;
+      this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
+      sequence.job.waiting--;
+      sequence.job.changed();
+      return sequence;
+    }
+  }
+
+  /** Null when the node turned out to be lost, or refused and the sequence failed. */
+  #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
+    const node = this.#options.tier.node(shard.node);
+    if (node === null) return null;
+    try {
+      return node.place(sequence, shard);
+    } catch (thrown) {
+      if (thrown instanceof NodeLostError) node.lose(thrown);
+      else if (thrown instanceof CapacityError || thrown instanceof InputError) this.#fail(sequence, thrown);
+      else throw toError(thrown);
+      return null;
+    }
+  }
+
+  #fail(sequence: Sequence, error: GlinthawkError): void {
+    sequence.ended = true;
+    this.#options.onFailure(sequence, error);
+    this.#leave(sequence);
+  }
+}
+
+function shardStates(nodes: readonly NodeConnection[]): ShardState[] {
+  const speeds = shardSpeeds(nodes.map((node) => ({ speed: node.speed.get(), shards: node.shards.length })));
+  return nodes.flatMap((node, i) =>
+    node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => ({
+      blockTokens,
+      blocks,
+      freeBlocks,
+      residents: residents.size,
+      speed: speeds[i] ?? 1,
+    })),
+  );
+}

@@ -1,0 +1,326 @@
+/**
+ * The attention tier in plain loops and double precision, with KV rounded as its dtype says. It counts blocks the way a real
+ * backend does and refuses what a real one refuses, so that wrong accounting in the engine fails a test. It can be slow, die
+ * at a chosen attend, refuse, or come up late.
+ */
+import type { AttentionBackend, AttentionSource, AttentionStats, AttentionStep, Slot } from '@glinthawk/attention';
+import {
+  type AttentionGeometry,
+  CapacityError,
+  f16BitsToF32,
+  f32ToF16Bits,
+  InputError,
+  type KvDtype,
+  NodeLostError,
+  ProtocolError,
+  qkvRowFloats,
+} from '@glinthawk/core';
+
+export interface ReferenceAttentionOptions {
+  readonly name?: string;
+  readonly blockTokens?: number;
+  /** Blocks of each shard; one entry a shard. */
+  readonly shards?: readonly number[];
+  /** Milliseconds before an attend resolves; a function is asked each time. 0 resolves in a microtask. */
+  readonly latencyMs?: number | (() => number);
+  /** The n-th attend of a connection (from 1) kills the node; one entry a connection, later ones live. */
+  readonly dieAtAttend?: readonly number[];
+  /** Connection attempts that fail before one succeeds, at start and after each death. */
+  readonly failedConnects?: number;
+  /** Refuses the handshake with this reason. */
+  readonly refusal?: string;
+  /** Dies without rejecting its attends: only `lost` tells. */
+  readonly silentDeath?: boolean;
+}
+
+interface HeldSlot {
+  readonly generation: number;
+  readonly shard: number;
+  tokens: number;
+  readonly keys: Float64Array[][]; // [layers][tokens][kvHeads · headDim]
+  readonly values: Float64Array[][];
+}
+
+/** One token's K or V of all heads as the cache gives it back. int8 has one f32 scale per head. */
+export function roundKv(row: Float32Array, dtype: KvDtype, headDim: number): Float64Array {
+  switch (dtype) {
+    case 'f32':
+      return Float64Array.from(row);
+    case 'f16':
+      return Float64Array.from(row, (x) => f16BitsToF32(f32ToF16Bits(x)));
+    case 'int8': {
+      const rounded = new Float64Array(row.length);
+      for (let at = 0; at < row.length; at += headDim) {
+        let max = 0;
+        for (let i = 0; i < headDim; i++) max = Math.max(max, Math.abs(row[at + i] as number));
+        const scale = Math.fround(max / 127);
+        for (let i = 0; i < headDim; i++) {
+          rounded[at + i] = scale === 0 ? 0 : Math.round((row[at + i] as number) / scale) * scale;
+        }
+      }
+      return rounded;
+    }
+    default:
+      return dtype satisfies never;
+  }
+}
+
+/** Attention of one query head over the tokens that it sees. */
+export function attendOne(
+  q: Float64Array,
+  keys: readonly Float64Array[],
+  values: readonly Float64Array[],
+  at: number,
+  softmaxScale: number,
+): Float64Array {
+  const scores = keys.map((k) => {
+    let dot = 0;
+    for (let i = 0; i < q.length; i++) dot += (q[i] as number) * (k[at + i] as number);
+    return dot * softmaxScale;
+  });
+  const max = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const weights = scores.map((score) => Math.exp(score - max));
+  const total = weights.reduce((a, b) => a + b, 0);
+  const output = new Float64Array(q.length);
+  for (const [t, v] of values.entries()) {
+    const weight = (weights[t] as number) / total;
+    for (let i = 0; i < q.length; i++) output[i] = (output[i] as number) + weight * (v[at + i] as number);
+  }
+  return output;
+}
+
+class ReferenceAttention implements AttentionBackend {
+  readonly name: string;
+  readonly geometry: AttentionGeometry;
+  readonly kvDtype: KvDtype;
+  readonly capacity: AttentionBackend['capacity'];
+  readonly lost: Promise<NodeLostError>;
+  readonly #options: ReferenceAttentionOptions;
+  readonly #dieAtAttend: number;
+  readonly #onEnd: () => void;
+  readonly #slots = new Map<number, HeldSlot>();
+  readonly #steps = new Map<number, AttentionStep>();
+  #lose: (error: NodeLostError) => void = () => {};
+  #death: NodeLostError | null = null;
+  #order: Promise<void> = Promise.resolve();
+  #attends = 0;
+  #busyMs = 0;
+
+  constructor(
+    geometry: AttentionGeometry,
+    kvDtype: KvDtype,
+    options: ReferenceAttentionOptions,
+    dieAtAttend: number,
+    onEnd: () => void,
+  ) {
+    this.name = options.name ?? 'reference';
+    this.geometry = geometry;
+    this.kvDtype = kvDtype;
+    this.#options = options;
+    this.#dieAtAttend = dieAtAttend;
+    this.#onEnd = onEnd;
+    const blockTokens = options.blockTokens ?? 16;
+    this.capacity = {
+      blockTokens,
+      blockBytes: blockTokens * geometry.layers * geometry.kvHeads * geometry.headDim * 8,
+      shards: (options.shards ?? [4096]).map((blocks) => ({ blocks })),
+    };
+    this.lost = new Promise((resolve) => {
+      this.#lose = resolve;
+    });
+  }
+
+  get steps(): number {
+    return this.#steps.size;
+  }
+
+  open(slot: Slot, shard: number): void {
+    if (this.#death !== null) return;
+    if (this.capacity.shards[shard] === undefined) throw new InputError('NO_SHARD', `no shard ${shard}`);
+    const held = this.#slots.get(slot.index);
+    if (held !== undefined) throw new InputError('SLOT_TAKEN', `slot ${slot.index} is open`);
+    const { layers } = this.geometry;
+    const empty = () => Array.from({ length: layers }, () => []);
+    this.#slots.set(slot.index, { generation: slot.generation, shard, tokens: 0, keys: empty(), values: empty() });
+  }
+
+  free(slot: Slot): void {
+    const held = this.#slots.get(slot.index);
+    if (held !== undefined && held.generation === slot.generation) this.#slots.delete(slot.index);
+  }
+
+  announce(step: AttentionStep): void {
+    if (this.#death !== null) return;
+    if (this.#steps.has(step.id)) throw new InputError('STEP_TAKEN', `step ${step.id} was announced before`);
+    let shard = -1;
+    const done = new Set<number>();
+    for (const entry of step.entries) {
+      const held = this.#held(entry.slot);
+      if (held.shard !== shard && done.has(held.shard)) throw new InputError('ORDER', 'a shard in two places');
+      shard = held.shard;
+      done.add(shard);
+    }
+    this.#steps.set(step.id, step);
+  }
+
+  async attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+    const { latencyMs = 0, silentDeath = false } = this.#options;
+    this.#attends++;
+    if (this.#death === null && this.#attends >= this.#dieAtAttend) this.#die(`at attend ${this.#attends}`);
+    const run = this.#order.then(() => {
+      if (this.#death !== null) throw this.#death;
+      const began = performance.now();
+      this.#attendNow(stepId, layer, qkv, output);
+      this.#busyMs += performance.now() - began;
+    });
+    this.#order = run.catch(() => {});
+    const wait = typeof latencyMs === 'number' ? latencyMs : latencyMs();
+    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+    if (this.#death !== null && silentDeath) await new Promise(() => {});
+    await run;
+  }
+
+  retire(stepId: number): void {
+    this.#steps.delete(stepId);
+  }
+
+  stats(): AttentionStats {
+    const busyMs = this.#busyMs;
+    return {
+      usedBlocks: this.#usedBlocks(),
+      openSlots: this.#slots.size,
+      busyMs,
+      bytesSent: 0,
+      bytesReceived: 0,
+      roundTripMs: 0,
+    };
+  }
+
+  allocatedBytes(): number {
+    return this.#usedBlocks() * this.capacity.blockBytes;
+  }
+
+  async close(): Promise<void> {
+    this.#slots.clear();
+    this.#steps.clear();
+    this.#death ??= new NodeLostError(this.name, 'closed');
+    this.#onEnd();
+  }
+
+  #die(when: string): void {
+    const error = new NodeLostError(this.name, `${this.name} died ${when}, as told`);
+    this.#death = error;
+    this.#slots.clear();
+    this.#steps.clear();
+    this.#onEnd();
+    this.#lose(error);
+  }
+
+  #held(slot: Slot): HeldSlot {
+    const held = this.#slots.get(slot.index);
+    if (held === undefined || held.generation !== slot.generation) {
+      throw new InputError('NO_SLOT', `slot ${slot.index}.${slot.generation} isn't open`);
+    }
+    return held;
+  }
+
+  #blocks(tokens: number): number {
+    return Math.ceil(tokens / this.capacity.blockTokens);
+  }
+
+  #usedBlocks(shard?: number): number {
+    let blocks = 0;
+    for (const held of this.#slots.values()) {
+      if (shard === undefined || held.shard === shard) blocks += this.#blocks(held.tokens);
+    }
+    return blocks;
+  }
+
+  #attendNow(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): void {
+    const step = this.#steps.get(stepId);
+    if (step === undefined) throw new InputError('NO_STEP', `step ${stepId} wasn't announced`);
+    const { groupSize, kvHeads, headDim, softmaxScale, windows } = this.geometry;
+    const width = qkvRowFloats(this.geometry);
+    const heads = groupSize * kvHeads;
+    const kvWidth = kvHeads * headDim;
+    const rows = step.entries.reduce((sum, entry) => sum + entry.count, 0);
+    if (qkv.length !== rows * width || output.length !== rows * heads * headDim) {
+      throw new InputError('SHAPE', `${rows} rows, but ${qkv.length} floats in and ${output.length} out`);
+    }
+    const window = windows[layer] ?? 0;
+    let row = 0;
+    for (const { slot, position, count } of step.entries) {
+      const held = this.#held(slot);
+      const keys = held.keys[layer] ?? [];
+      const values = held.values[layer] ?? [];
+      if (position > keys.length) throw new InputError('GAP', `position ${position} follows ${keys.length} tokens`);
+      held.tokens = Math.max(held.tokens, position + count);
+      const blocks = this.capacity.shards[held.shard]?.blocks ?? 0;
+      if (this.#usedBlocks(held.shard) > blocks) {
+        throw new CapacityError('KV_FULL', `shard ${held.shard} of ${this.name} has ${blocks} blocks`);
+      }
+      for (let i = 0; i < count; i++, row++) {
+        const at = row * width + heads * headDim;
+        keys[position + i] = roundKv(qkv.subarray(at, at + kvWidth), this.kvDtype, headDim);
+        values[position + i] = roundKv(qkv.subarray(at + kvWidth, at + 2 * kvWidth), this.kvDtype, headDim);
+        const end = position + i + 1;
+        const start = window === 0 ? 0 : Math.max(0, end - window);
+        const seenKeys = keys.slice(start, end);
+        const seenValues = values.slice(start, end);
+        for (let head = 0; head < heads; head++) {
+          const q = Float64Array.from(qkv.subarray(row * width + head * headDim, row * width + (head + 1) * headDim));
+          const kvAt = Math.floor(head / groupSize) * headDim;
+          output.set(attendOne(q, seenKeys, seenValues, kvAt, softmaxScale), (row * heads + head) * headDim);
+        }
+      }
+    }
+  }
+}
+
+/** A source of reference nodes; keeps count of what is connected, so that tests can assert that nothing is left. */
+export class ReferenceAttentionSource implements AttentionSource {
+  readonly name: string;
+  readonly #options: ReferenceAttentionOptions;
+  #failuresLeft: number;
+  #connects = 0;
+  #live: ReferenceAttention | null = null;
+
+  constructor(options: ReferenceAttentionOptions = {}) {
+    this.name = options.name ?? 'reference';
+    this.#options = options;
+    this.#failuresLeft = options.failedConnects ?? 0;
+  }
+
+  /** The backend connected now. */
+  get live(): AttentionBackend | null {
+    return this.#live;
+  }
+
+  get connects(): number {
+    return this.#connects;
+  }
+
+  /** Announced steps not yet retired. */
+  get steps(): number {
+    return this.#live?.steps ?? 0;
+  }
+
+  async connect(
+    geometry: AttentionGeometry,
+    options: { readonly kvDtype: KvDtype; readonly fingerprint: string; readonly signal?: AbortSignal },
+  ): Promise<AttentionBackend> {
+    if (this.#options.refusal !== undefined) throw new ProtocolError('REFUSED', this.#options.refusal);
+    if (this.#failuresLeft > 0) {
+      this.#failuresLeft--;
+      throw new NodeLostError(this.name, `${this.name} can't be reached, as told`);
+    }
+    const dieAt = this.#options.dieAtAttend?.[this.#connects] ?? Number.POSITIVE_INFINITY;
+    this.#connects++;
+    const backend = new ReferenceAttention(geometry, options.kvDtype, this.#options, dieAt, () => {
+      if (this.#live === backend) this.#live = null;
+      this.#failuresLeft = this.#options.failedConnects ?? 0;
+    });
+    this.#live = backend;
+    return backend;
+  }
+}
