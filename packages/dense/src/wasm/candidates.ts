@@ -106,14 +106,7 @@ export function panelSums(
   sumsAt: number,
 ): void {
   let max = -Infinity;
-  for (let i = 0; i < count; i++) {
-    const logit = logits[at + i] as number;
-    if (logit > max) max = logit;
-    else if (Number.isNaN(logit)) {
-      max = logit;
-      break;
-    }
-  }
+  for (let i = 0; i < count; i++) max = Math.max(max, logits[at + i] as number); // NaN sticks
   let sum = 0;
   let scaledSum = 0;
   if (max !== -Infinity) {

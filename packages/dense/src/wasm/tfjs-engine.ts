@@ -43,7 +43,14 @@ export function packedBytes(inputs: number, outputs: number): number {
 export async function createTfjsEngine(wasmUrl: string | null): Promise<MatrixEngine> {
   enableProdMode();
   env().set('WASM_HAS_MULTITHREAD_SUPPORT', false);
-  if (wasmUrl !== null) setWasmPaths({ 'tfjs-backend-wasm-simd.wasm': wasmUrl });
+  if (wasmUrl !== null) {
+    // A map must name all three builds, though only one is loaded.
+    setWasmPaths({
+      'tfjs-backend-wasm.wasm': wasmUrl,
+      'tfjs-backend-wasm-simd.wasm': wasmUrl,
+      'tfjs-backend-wasm-threaded-simd.wasm': wasmUrl,
+    });
+  }
   if (!(await env().getAsync('WASM_HAS_SIMD_SUPPORT'))) {
     throw new DeviceError(
       'WASM_SIMD_MISSING',
