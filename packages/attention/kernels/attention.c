@@ -141,7 +141,7 @@ static void add_values(const Config *c, const Tile *tile, uint32_t rows) {
 
 /* `rows` query rows from row `first` of the entry (row = token * group + query head) over all that they may see. */
 static void attend_rows(const Config *c, const Entry *e, uint32_t layer, uint32_t head, uint32_t first, uint32_t rows,
-                        const float *qkv, float *out) {
+                        const float *qkv, float *out, float *totals) {
   const uint32_t group = c->group, dim = c->dim, T = c->block_tokens, window = c->windows[layer];
   const uint32_t row_floats = (group + 2) * c->kv_heads * c->head_dim, out_floats = group * c->kv_heads * c->head_dim;
   const uint32_t query_row = dim * (c->dtype == KV_INT8 ? 2 : 4);
@@ -188,12 +188,20 @@ static void attend_rows(const Config *c, const Entry *e, uint32_t layer, uint32_
     float *to = out + token * out_floats + (head * group + g) * c->head_dim;
     const float *from = output + r * dim, inverse = 1 / sum[r];
     for (uint32_t d = 0; d < c->head_dim; d++) to[d] = from[d] * inverse;
+    if (totals) {
+      float *total = totals + 2 * ((token * c->kv_heads + head) * group + g);
+      total[0] = maximum[r];
+      total[1] = sum[r];
+    }
   }
 }
 
-/* qkv [rows, (group + 2) kv_heads head_dim], out [rows, group kv_heads head_dim], rows in the order of the entries. */
+/*
+ * qkv [rows, (group + 2) kv_heads head_dim], out [rows, group kv_heads head_dim], rows in the order of the entries. totals,
+ * unless null: [rows, group kv_heads, 2], the largest score and the sum of 2^(score - largest), in base 2.
+ */
 EXPORT(attend)
-void attend(const Config *c, const Step *step, uint32_t layer, const float *qkv, float *out) {
+void attend(const Config *c, const Step *step, uint32_t layer, const float *qkv, float *out, float *totals) {
   const uint32_t group = c->group, out_floats = group * c->kv_heads * c->head_dim;
   const uint32_t row_floats = (group + 2) * c->kv_heads * c->head_dim;
   for (uint32_t i = 0; i < step->entry_count; i++) {
@@ -201,12 +209,15 @@ void attend(const Config *c, const Step *step, uint32_t layer, const float *qkv,
     const uint32_t rows = e->count * group;
     if (e->dead) {
       for (uint32_t j = 0; j < e->count * out_floats; j++) out[j] = 0;
+      if (totals)
+        for (uint32_t j = 0; j < rows * c->kv_heads * 2; j++) totals[j] = 0;
     } else {
       append(c, e, layer, qkv + out_floats, row_floats);
       for (uint32_t head = 0; head < c->kv_heads; head++)
         for (uint32_t first = 0; first < rows; first += MAX_ROWS)
-          attend_rows(c, e, layer, head, first, min_u32(MAX_ROWS, rows - first), qkv, out);
+          attend_rows(c, e, layer, head, first, min_u32(MAX_ROWS, rows - first), qkv, out, totals);
     }
+    if (totals) totals += e->count * group * c->kv_heads * 2;
     qkv += e->count * row_floats;
     out += e->count * out_floats;
   }

@@ -85,10 +85,11 @@ async function build(name: string, flags: readonly string[]): Promise<void> {
   };
   let built: unknown;
   try {
+    // Reads the compiler's own files; asked for apart, or it prints its progress.
+    await commands.clang(undefined, {}, { fetchProgress: () => {} });
     const files = await commands.clang([...args], sources, {
       stdout: collect,
       stderr: collect,
-      fetchProgress: () => {}, // by default it draws a progress bar of reading its own files
     });
     built = files?.['out.wasm'];
   } catch {

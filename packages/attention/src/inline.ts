@@ -32,9 +32,9 @@ export async function createInlineAttention(
   const config = writeConfig(heap, geometry, kvDtype, layout);
   let busyMs = 0;
   const runner: ShardRunner = {
-    async attend(step, layer, qkv, output) {
+    async attend(step, layer, qkv, output, totals) {
       const started = performance.now();
-      kernel.attend(config, step, layer, qkv, output);
+      kernel.attend(config, step, layer, qkv, output, totals);
       busyMs += performance.now() - started;
     },
     get busyMs() {

@@ -63,8 +63,8 @@ async function compileKernel(name: WasmName): Promise<WebAssembly.Module> {
 }
 
 export interface Kernel {
-  /** Addresses in the memory: Config, Step, qkv and output as in kernels/attention.c. */
-  attend(config: number, step: number, layer: number, qkv: number, output: number): void;
+  /** Addresses in the memory: Config, Step, qkv, output and totals (or 0) as in kernels/attention.c. */
+  attend(config: number, step: number, layer: number, qkv: number, output: number, totals: number): void;
   /** Reads `bytes` (a multiple of 256) in order; the result is of no interest. */
   read_memory(address: number, bytes: number): number;
 }

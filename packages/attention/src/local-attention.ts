@@ -12,8 +12,9 @@ import {
   outputRowFloats,
   qkvRowFloats,
 } from '@glinthawk/core';
-import type { AttentionBackend, AttentionCapacity, AttentionStats, AttentionStep, Slot, StepEntry } from './backend.ts';
+import type { AttentionCapacity, AttentionStats, AttentionStep, Slot, StepEntry } from './backend.ts';
 import type { PageLayout } from './page-layout.ts';
+import type { LogSumExpBackend } from './remote/log-sum-exp.ts';
 import { markEntryDead, type Shard, stepBytes, writeStep } from './shard.ts';
 import { sizeClass } from './wasm-heap.ts';
 
@@ -36,6 +37,7 @@ interface StepPart {
   readonly descriptor: number; // address
   readonly qkv: number; // address
   readonly output: number; // address
+  readonly totals: number; // address
 }
 
 interface AnnouncedStep {
@@ -56,7 +58,7 @@ export interface LocalAttentionParts {
   readonly lost: Promise<NodeLostError>;
 }
 
-export class LocalAttention implements AttentionBackend {
+export class LocalAttention implements LogSumExpBackend {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
@@ -67,6 +69,7 @@ export class LocalAttention implements AttentionBackend {
   readonly #tableBytes: number;
   readonly #qkvFloats: number;
   readonly #outputFloats: number;
+  readonly #heads: number;
   readonly #slots = new Map<number, SlotState>(); // by slot index
   readonly #generations = new Map<number, number>(); // latest of each slot index
   readonly #steps = new Map<number, AnnouncedStep>();
@@ -82,6 +85,7 @@ export class LocalAttention implements AttentionBackend {
     this.#tableBytes = 4 * Math.ceil(geometry.maxContextTokens / layout.blockTokens);
     this.#qkvFloats = qkvRowFloats(geometry);
     this.#outputFloats = outputRowFloats(geometry);
+    this.#heads = geometry.groupSize * geometry.kvHeads;
     this.capacity = {
       blockTokens: layout.blockTokens,
       blockBytes: layout.blockBytes,
@@ -150,7 +154,27 @@ export class LocalAttention implements AttentionBackend {
     this.#steps.set(step.id, { rows, parts, failure, running: false, retired: false });
   }
 
-  async attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+    return this.#attend(stepId, layer, qkv, output, null);
+  }
+
+  attendWithLogSumExp(
+    stepId: number,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp: Float32Array,
+  ): Promise<void> {
+    return this.#attend(stepId, layer, qkv, output, logSumExp);
+  }
+
+  async #attend(
+    stepId: number,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp: Float32Array | null,
+  ): Promise<void> {
     this.#requireOpen();
     const step = this.#steps.get(stepId);
     if (step === undefined) throw new InputError('ATTENTION_STEP', `step ${stepId} isn't announced`);
@@ -161,11 +185,12 @@ export class LocalAttention implements AttentionBackend {
     }
     requireFloats('qkv', qkv, step.rows * this.#qkvFloats);
     requireFloats('output', output, step.rows * this.#outputFloats);
+    if (logSumExp !== null) requireFloats('logSumExp', logSumExp, step.rows * this.#heads);
     step.running = true;
     try {
       const [first] = step.parts;
-      if (first !== undefined && step.parts.length === 1) await this.#attendPart(first, layer, qkv, output);
-      else await allSettled(step.parts.map((part) => this.#attendPart(part, layer, qkv, output)));
+      if (first !== undefined && step.parts.length === 1) await this.#attendPart(first, layer, qkv, output, logSumExp);
+      else await allSettled(step.parts.map((part) => this.#attendPart(part, layer, qkv, output, logSumExp)));
     } finally {
       step.running = false;
       if (step.retired) this.#release(step);
@@ -288,6 +313,7 @@ export class LocalAttention implements AttentionBackend {
         descriptor: allocate(stepBytes(own.length)),
         qkv: allocate(4 * rows * this.#qkvFloats),
         output: allocate(4 * rows * this.#outputFloats),
+        totals: allocate(8 * rows * this.#heads),
       };
       writeStep(shard.heap, part.descriptor, own);
       parts.push(part);
@@ -302,21 +328,35 @@ export class LocalAttention implements AttentionBackend {
   }
 
   #release(step: AnnouncedStep): void {
-    for (const { shard, entries, rows, descriptor, qkv, output } of step.parts) {
+    for (const { shard, entries, rows, descriptor, qkv, output, totals } of step.parts) {
       shard.heap.release(descriptor, sizeClass(stepBytes(entries.length)));
       shard.heap.release(qkv, sizeClass(4 * rows * this.#qkvFloats));
       shard.heap.release(output, sizeClass(4 * rows * this.#outputFloats));
+      shard.heap.release(totals, sizeClass(8 * rows * this.#heads));
     }
   }
 
-  async #attendPart(part: StepPart, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+  async #attendPart(
+    part: StepPart,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp: Float32Array | null,
+  ): Promise<void> {
     const { shard, firstRow, rows } = part;
     const wide = this.#qkvFloats;
     const narrow = this.#outputFloats;
     shard.heap.f32.set(qkv.subarray(firstRow * wide, (firstRow + rows) * wide), part.qkv / 4);
-    await shard.runner.attend(part.descriptor, layer, part.qkv, part.output);
+    await shard.runner.attend(part.descriptor, layer, part.qkv, part.output, logSumExp === null ? 0 : part.totals);
+    const { f32 } = shard.heap;
     const from = part.output / 4;
-    output.set(shard.heap.f32.subarray(from, from + rows * narrow), firstRow * narrow);
+    output.set(f32.subarray(from, from + rows * narrow), firstRow * narrow);
+    if (logSumExp === null) return;
+    for (let i = 0, at = part.totals / 4; i < rows * this.#heads; i++, at += 2) {
+      const largest = f32[at] as number;
+      const sum = f32[at + 1] as number;
+      logSumExp[firstRow * this.#heads + i] = (largest + Math.log2(sum)) * Math.LN2;
+    }
   }
 }
 

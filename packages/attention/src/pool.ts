@@ -16,6 +16,7 @@ import { createInlineAttention, type InlineAttentionOptions } from './inline.ts'
 import { attentionKernelInfo, loadKernel } from './kernel.ts';
 import { LocalAttention } from './local-attention.ts';
 import { planShards } from './plan-shards.ts';
+import type { Platform } from './platform.ts';
 import { Shard, writeConfig } from './shard.ts';
 import { CONTROL_BYTES, CommandQueue } from './shard-worker.ts';
 import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
@@ -32,20 +33,28 @@ export interface LocalAttentionOptions extends InlineAttentionOptions {
  * A pool of workers; where memory can't be shared with workers, one shard in this thread, which the logger is told.
  * @throws InputError, UnsupportedError, CapacityError, DeviceError
  */
-export async function createLocalAttention(
+export function createLocalAttention(
   geometry: AttentionGeometry,
   options: LocalAttentionOptions,
 ): Promise<AttentionBackend> {
+  return createPool(geometry, options, platform);
+}
+
+/** createLocalAttention on a platform that a test may have changed. */
+export async function createPool(
+  geometry: AttentionGeometry,
+  options: LocalAttentionOptions,
+  platform: Platform,
+): Promise<AttentionBackend> {
   const { kvDtype, name = 'local', logger = silentLogger, workers = platform.defaultWorkers() } = options;
-  const info = attentionKernelInfo();
-  if (!info.sharedMemory) {
+  if (!platform.sharedMemory()) {
     logger.warn(
       'no memory can be shared with workers here (a page must be cross-origin isolated): attention runs in this thread',
     );
     return createInlineAttention(geometry, { ...options, name });
   }
   const { layout, blocks } = planShards(geometry, { ...options, workers });
-  const module = await loadKernel(options.build ?? info.build, true);
+  const module = await loadKernel(options.build ?? attentionKernelInfo().build, true);
   const heapBytes = blocks * layout.blockBytes + STAGING_BYTES;
   const { promise: lost, resolve: resolveLost } = Promise.withResolvers<NodeLostError>();
 
@@ -65,7 +74,7 @@ export async function createLocalAttention(
     const queue = new CommandQueue(control, (active) => (active ? worker.hold() : worker.letGo()));
     queues.push(queue);
     return new Shard(index, blocks, layout.blockBytes, heap, {
-      attend: (step, layer, qkv, output) => queue.submit(step, layer, qkv, output),
+      attend: (...command) => queue.submit(command),
       get busyMs() {
         return queue.busyMs;
       },

@@ -18,8 +18,8 @@ export interface ShardWorkerData {
 const SUBMITTED = 0; // Int32 indices
 const DONE = 1;
 const BUSY_MS = 1; // Float64 index
-const COMMANDS = 16; // Int32 index of the ring: step, layer, qkv, output of each command
-const COMMAND_FIELDS = 4;
+const COMMANDS = 16; // Int32 index of the ring: step, layer, qkv, output, totals of each command
+const COMMAND_FIELDS = 5;
 /** Attends of one shard that wait at the same time; each is another step in flight. */
 const RING_COMMANDS = 256;
 export const CONTROL_BYTES = 4 * (COMMANDS + COMMAND_FIELDS * RING_COMMANDS);
@@ -34,15 +34,15 @@ export function runShardWorker(data: ShardWorkerData, ready: () => void): void {
     while (Atomics.load(control, SUBMITTED) === done) Atomics.wait(control, SUBMITTED, done);
     const started = performance.now();
     const at = commandIndex(done);
-    const [step, layer, qkv, output] = control.subarray(at, at + COMMAND_FIELDS) as unknown as Command;
-    kernel.attend(data.config, step, layer, qkv, output);
+    const [step, layer, qkv, output, totals] = control.subarray(at, at + COMMAND_FIELDS) as unknown as Command;
+    kernel.attend(data.config, step, layer, qkv, output, totals);
     busy[BUSY_MS] = (busy[BUSY_MS] ?? 0) + performance.now() - started;
     Atomics.store(control, DONE, (done + 1) | 0);
     Atomics.notify(control, DONE);
   }
 }
 
-type Command = readonly [step: number, layer: number, qkv: number, output: number];
+type Command = readonly [step: number, layer: number, qkv: number, output: number, totals: number];
 
 function commandIndex(count: number): number {
   return COMMANDS + COMMAND_FIELDS * (count & (RING_COMMANDS - 1));
@@ -74,7 +74,7 @@ export class CommandQueue {
     return this.#busy[BUSY_MS] ?? 0;
   }
 
-  submit(step: number, layer: number, qkv: number, output: number): Promise<void> {
+  submit(command: Command): Promise<void> {
     if (this.#failure !== null) return Promise.reject(this.#failure);
     if (this.#pending.length === RING_COMMANDS) {
       return Promise.reject(
@@ -83,11 +83,7 @@ export class CommandQueue {
         }),
       );
     }
-    const at = commandIndex(this.#submitted);
-    this.#control[at] = step;
-    this.#control[at + 1] = layer;
-    this.#control[at + 2] = qkv;
-    this.#control[at + 3] = output;
+    this.#control.set(command, commandIndex(this.#submitted));
     this.#submitted = (this.#submitted + 1) | 0;
     return new Promise((resolve, reject) => {
       this.#pending.push({ resolve, reject });

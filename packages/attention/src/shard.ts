@@ -8,8 +8,8 @@ import type { WasmHeap } from './wasm-heap.ts';
 
 /** Runs attend commands one after the other, in order. */
 export interface ShardRunner {
-  /** Addresses in the shard's memory. Rejects with NodeLostError when the shard is gone. */
-  attend(step: number, layer: number, qkv: number, output: number): Promise<void>;
+  /** Addresses in the shard's memory, `totals` 0 for none. Rejects with NodeLostError when the shard is gone. */
+  attend(step: number, layer: number, qkv: number, output: number, totals: number): Promise<void>;
   readonly busyMs: number;
   close(error: Error): Promise<void>;
 }

@@ -1,0 +1,33 @@
+/** Attention kernels in a browser: the shared cases on every build and KV dtype, and on a pool of Web Workers. */
+import { attentionKernelInfo, createLocalAttention } from '@glinthawk/attention';
+import { describe, expect, it } from 'vitest';
+import { attentionCases, beyondTolerance, checkAttentionCase, kvDtypes, runAttentionCase } from './attention-cases.ts';
+
+it('this browser runs relaxed SIMD and shares memory with workers, so that both builds and the pool are tested', () => {
+  expect(attentionKernelInfo()).toEqual({ build: 'relaxed', relaxedSimd: true, sharedMemory: true });
+});
+
+for (const build of ['relaxed', 'plain'] as const) {
+  for (const kvDtype of kvDtypes) {
+    describe(`attention, ${kvDtype} KV, ${build} SIMD`, () => {
+      for (const testCase of attentionCases) {
+        it(testCase.name, async () => {
+          expect(await checkAttentionCase(testCase, kvDtype, build)).toEqual([]);
+        });
+      }
+    });
+  }
+}
+
+describe.each(kvDtypes)('attention, %s KV, on three Web Workers', (kvDtype) => {
+  for (const testCase of attentionCases.filter(({ runs }) => runs.length > 2).slice(0, 3)) {
+    it(testCase.name, async () => {
+      const { geometry, blockTokens } = testCase;
+      const pool = await createLocalAttention(geometry, { kvDtype, blockTokens, workers: 3, memoryBytes: 256 << 20 });
+      expect(beyondTolerance(await runAttentionCase(pool, testCase), kvDtype)).toEqual([]);
+      expect(pool.stats()).toMatchObject({ usedBlocks: 0, openSlots: 0 });
+      await pool.close();
+      expect(pool.allocatedBytes()).toBe(0);
+    });
+  }
+});
