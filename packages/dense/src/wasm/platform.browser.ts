@@ -5,8 +5,8 @@ import type { DenseWasmPlatform, WorkerEvents, WorkerHandle } from './platform.t
 
 export const platform: DenseWasmPlatform = {
   startWorker(events: WorkerEvents): WorkerHandle {
-    // Bundlers find the worker by exactly this form.
-    const worker = new Worker(new URL('./worker.browser.ts', import.meta.url), {
+    // Bundlers find the worker by exactly this form; from sources they look for the .ts file in its place.
+    const worker = new Worker(new URL('./worker.browser.js', import.meta.url), {
       type: 'module',
       name: 'glinthawk-dense',
     });
