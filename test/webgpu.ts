@@ -11,7 +11,7 @@ const probe = await probeAdapters();
 export function describeWithWebGpu(title: string, tests: () => void): void {
   const [adapter] = probe.adapters;
   if (adapter) {
-    describe(`${title} on ${adapter.description}`, tests);
+    describe(`${title} on ${adapter.description}`, () => tests());
   } else if (process.env.GLINTHAWK_REQUIRE_WEBGPU) {
     describe(title, () => {
       it('has a WebGPU adapter', () => {

@@ -551,7 +551,8 @@ fn main(
       w_tile[(i / QUADS) * PITCH + i % QUADS] = value;
     }
     workgroupBarrier();
-    for (var q = 0u; q < QUADS; q++) {
+    // A bound that the compiler does not know: unrolled, the body spills on Intel and compiles for seconds on CPUs.
+    for (var q = 0u; q < min(QUADS, quads - quad); q++) {
       let input = transpose(mat4x4<f32>(
         w_tile[lane.x * PITCH + q],
         w_tile[(lane.x + OUTPUT_LANES) * PITCH + q],
@@ -568,21 +569,21 @@ fn main(
     }
     workgroupBarrier();
   }
+  var biases = vec4<f32>();
+  if (params.has_bias != 0u) {
+    for (var o = 0u; o < OUTPUTS; o++) {
+      let output = min(tile_output + lane.x + o * OUTPUT_LANES, params.outputs - 1u);
+      biases[o] = bias[params.first_output + output];
+    }
+  }
   for (var r = 0u; r < ROWS; r++) {
     let row = tile_row + lane.y + r * ROW_LANES;
+    let sum = sums[r] + biases;
     for (var o = 0u; o < OUTPUTS; o++) {
       let output = tile_output + lane.x + o * OUTPUT_LANES;
       if (row < params.rows && output < params.outputs) {
-        let column = params.first_output + output;
-        let at = row * params.y_stride + column;
-        var sum = sums[r][o];
-        if (params.has_bias != 0u) {
-          sum += bias[column];
-        }
-        if (params.accumulate != 0u) {
-          sum += y[at];
-        }
-        y[at] = sum;
+        let at = row * params.y_stride + params.first_output + output;
+        y[at] = sum[o] + select(0.0, y[at], params.accumulate != 0u);
       }
     }
   }
@@ -661,7 +662,8 @@ fn main(
       w_tile[(i / QUADS) * PITCH + i % QUADS] = value;
     }
     workgroupBarrier();
-    for (var q = 0u; q < QUADS; q++) {
+    // A bound that the compiler does not know: unrolled, the body spills on Intel and compiles for seconds on CPUs.
+    for (var q = 0u; q < min(QUADS, quads - quad); q++) {
       let input = transpose(mat4x4<f32>(
         vec4<f32>(w_tile[lane.x * PITCH + q]),
         vec4<f32>(w_tile[(lane.x + OUTPUT_LANES) * PITCH + q]),
@@ -678,21 +680,21 @@ fn main(
     }
     workgroupBarrier();
   }
+  var biases = vec4<f32>();
+  if (params.has_bias != 0u) {
+    for (var o = 0u; o < OUTPUTS; o++) {
+      let output = min(tile_output + lane.x + o * OUTPUT_LANES, params.outputs - 1u);
+      biases[o] = bias[params.first_output + output];
+    }
+  }
   for (var r = 0u; r < ROWS; r++) {
     let row = tile_row + lane.y + r * ROW_LANES;
+    let sum = sums[r] + biases;
     for (var o = 0u; o < OUTPUTS; o++) {
       let output = tile_output + lane.x + o * OUTPUT_LANES;
       if (row < params.rows && output < params.outputs) {
-        let column = params.first_output + output;
-        let at = row * params.y_stride + column;
-        var sum = sums[r][o];
-        if (params.has_bias != 0u) {
-          sum += bias[column];
-        }
-        if (params.accumulate != 0u) {
-          sum += y[at];
-        }
-        y[at] = sum;
+        let at = row * params.y_stride + params.first_output + output;
+        y[at] = sum[o] + select(0.0, y[at], params.accumulate != 0u);
       }
     }
   }
