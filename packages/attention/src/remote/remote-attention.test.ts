@@ -2,6 +2,7 @@
 import {
   type AttentionGeometry,
   CapacityError,
+  GlinthawkError,
   InputError,
   NodeLostError,
   outputRowFloats,
@@ -18,7 +19,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { AttentionBackend, AttentionStep } from '../backend.ts';
 import { AttentionNode, type AttentionNodeOptions } from './attention-node.ts';
 import { NaiveBackend, type NaiveBackendOptions } from './naive-backend.ts';
-import { RemoteAttention } from './remote-attention.ts';
+import type { RemoteAttention } from './remote-attention.ts';
 import { remoteSource } from './remote-source.node.ts';
 import { messagePortSource, RemoteSource, type RemoteSourceOptions } from './remote-source.ts';
 import { type AttentionServer, serveAttention } from './serve.node.ts';
@@ -87,8 +88,12 @@ function random(length: number): Float32Array {
   return values;
 }
 
+function maxDifference(a: Float32Array, b: Float32Array): number {
+  return a.reduce((most, value, i) => Math.max(most, Math.abs(value - (b[i] as number))), 0);
+}
+
 /** Runs prefill chunks and decode steps of several slots on both, and expects the same bits from both. */
-async function compare(remote: AttentionBackend, tolerance = 0): Promise<void> {
+async function compare(remote: AttentionBackend, tolerance: number | 'unchecked' = 0): Promise<void> {
   const local = new NaiveBackend(geometry, 'f32');
   const slots = [0, 1, 2].map((index) => ({ index, generation: 7 }));
   const positions = [0, 0, 0];
@@ -109,10 +114,11 @@ async function compare(remote: AttentionBackend, tolerance = 0): Promise<void> {
       const found = new Float32Array(rows * outputRowFloats(geometry)).fill(NaN);
       await Promise.all([local.attend(id, layer, qkv, expected), remote.attend(id, layer, qkv, found)]);
       if (tolerance === 0) expect(found).toEqual(expected);
-      else found.forEach((value, i) => expect(Math.abs(value - (expected[i] as number))).toBeLessThan(tolerance));
+      else if (tolerance !== 'unchecked') expect(maxDifference(found, expected)).toBeLessThan(tolerance);
     }
     for (const backend of [local, remote]) backend.retire(id);
   }
+  if (tolerance === 'unchecked') return;
   expect(remote.stats().usedBlocks).toBe(local.stats().usedBlocks);
   expect(remote.stats().openSlots).toBe(3);
   for (const slot of slots) remote.free(slot);
@@ -187,5 +193,412 @@ describe('attention over a transport equals the backend behind it', () => {
     await compare(remote);
     expect(remote.stats().roundTripMs).toBeGreaterThan(13);
     await remote.close();
+  });
+});
+
+/** A session with one open slot and an announced step of two rows. */
+async function session(
+  options: Partial<AttentionNodeOptions> = {},
+  backendOptions: NaiveBackendOptions = {},
+  source: RemoteSourceOptions & { faults?: [MemoryFaults, MemoryFaults] } = {},
+) {
+  const { node, backends } = makeNode(options, backendOptions);
+  const remote = (await memorySource(node, source).connect(geometry, hello)) as RemoteAttention;
+  cleanups.push(() => remote.close());
+  const slot = { index: 0, generation: 1 };
+  remote.open(slot, 0);
+  remote.announce({ id: 1, entries: [{ slot, position: 0, count: 2 }] });
+  const qkv = random(2 * qkvRowFloats(geometry));
+  const output = new Float32Array(2 * outputRowFloats(geometry));
+  return { node, backends, remote, slot, qkv, output };
+}
+
+const quickKeepalive = { intervalMs: 20, timeoutMs: 120 };
+
+describe('a session', () => {
+  it('gives the log-sum-exp on request', async () => {
+    const { remote, qkv, output } = await session();
+    const logSumExp = new Float32Array(2 * 6);
+    await remote.attendWithLogSumExp(1, 0, qkv, output, logSumExp);
+    const local = new NaiveBackend(geometry, 'f32');
+    local.open({ index: 0, generation: 1 }, 0);
+    local.announce({ id: 1, entries: [{ slot: { index: 0, generation: 1 }, position: 0, count: 2 }] });
+    const expected = { output: new Float32Array(output.length), logSumExp: new Float32Array(12) };
+    await local.attendWithLogSumExp(1, 0, qkv, expected.output, expected.logSumExp);
+    expect({ output, logSumExp }).toEqual(expected);
+  });
+
+  it('runs different steps at once and answers them in any order', async () => {
+    const gates = new Map([1, 2, 3].map((id) => [id, Promise.withResolvers<void>()]));
+    const { remote, slot, qkv, output } = await session({}, { before: (id) => gates.get(id)?.promise });
+    const row = qkv.subarray(0, qkvRowFloats(geometry));
+    const outputs = [2, 3].map(() => new Float32Array(outputRowFloats(geometry)));
+    const done: number[] = [];
+    const first = remote.attend(1, 0, qkv, output).then(() => done.push(1));
+    remote.announce({ id: 2, entries: [{ slot, position: 2, count: 1 }] });
+    remote.announce({ id: 3, entries: [{ slot, position: 0, count: 1 }] });
+    const third = remote.attend(3, 0, row, outputs[1] as Float32Array).then(() => done.push(3));
+    gates.get(3)?.resolve();
+    await third;
+    gates.get(1)?.resolve();
+    await first;
+    expect(done).toEqual([3, 1]);
+  });
+
+  it('sends all frames of one turn in one write', async () => {
+    const writes: number[] = [];
+    const { node } = makeNode();
+    const dial = async (): Promise<Transport> => {
+      const [ours, theirs] = memoryTransportPair();
+      node.accept(theirs);
+      const send = ours.send.bind(ours);
+      ours.send = (parts) => {
+        writes.push(parts.length);
+        return send(parts);
+      };
+      return ours;
+    };
+    const remote = await new RemoteSource('memory', dial).connect(geometry, hello);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    writes.length = 0;
+    const slot = { index: 0, generation: 1 };
+    remote.open(slot, 0);
+    remote.announce({ id: 1, entries: [{ slot, position: 0, count: 1 }] });
+    await remote.attend(1, 0, random(qkvRowFloats(geometry)), new Float32Array(outputRowFloats(geometry)));
+    expect(writes).toEqual([6]); // header and payload of OPEN, STEP and ATTEND
+    await remote.close();
+  });
+
+  it('rejects only the attend for which there is no room', async () => {
+    const { remote, slot, qkv, output } = await session({}, { blocks: 1 });
+    await remote.attend(1, 0, qkv, output);
+    remote.announce({ id: 2, entries: [{ slot, position: 2, count: 30 }] });
+    const big = random(30 * qkvRowFloats(geometry));
+    const bigOutput = new Float32Array(30 * outputRowFloats(geometry));
+    await expect(remote.attend(2, 0, big, bigOutput)).rejects.toThrow(CapacityError);
+    await expect(remote.attend(2, 0, big, bigOutput)).rejects.toMatchObject({ code: 'KV_FULL' });
+    await remote.attend(1, 1, qkv, output);
+  });
+
+  it('tells every attend of a slot that could not be opened why', async () => {
+    const { node } = makeNode({
+      createBackend: async (shape, { kvDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype);
+        backend.open = () => {
+          throw new CapacityError('NO_SLOT', 'no room for a slot');
+        };
+        return backend;
+      },
+    });
+    const remote = await memorySource(node).connect(geometry, hello);
+    const slot = { index: 3, generation: 1 };
+    remote.open(slot, 0);
+    remote.announce({ id: 1, entries: [{ slot, position: 0, count: 1 }] });
+    const attend = () =>
+      remote.attend(1, 0, random(qkvRowFloats(geometry)), new Float32Array(outputRowFloats(geometry)));
+    await expect(attend()).rejects.toMatchObject({ code: 'NO_SLOT' });
+    await expect(attend()).rejects.toThrow(CapacityError);
+    await remote.close();
+  });
+
+  it('throws mistakes where they are made, and goes on', async () => {
+    const { remote, slot, qkv, output } = await session();
+    expect(() => remote.open(slot, 0)).toThrow(InputError);
+    expect(() => remote.open({ index: 1, generation: 0 }, 5)).toThrow(/shard/);
+    expect(() =>
+      remote.announce({ id: 2, entries: [{ slot: { index: 9, generation: 0 }, position: 0, count: 1 }] }),
+    ).toThrow(/slot 9/);
+    expect(() =>
+      remote.announce({ id: 2, entries: [{ slot: { ...slot, generation: 2 }, position: 0, count: 1 }] }),
+    ).toThrow(/not open/);
+    expect(() => remote.announce({ id: 2, entries: [{ slot, position: 512, count: 1 }] })).toThrow(/beyond 512/);
+    expect(() => remote.announce({ id: 1, entries: [{ slot, position: 0, count: 1 }] })).toThrow(/already/);
+    await expect(remote.attend(9, 0, qkv, output)).rejects.toThrow(InputError);
+    await expect(remote.attend(1, 3, qkv, output)).rejects.toThrow(/layer/);
+    await expect(remote.attend(1, 0, qkv.subarray(1), output)).rejects.toThrow(/qkv/);
+    await expect(remote.attend(1, 0, qkv, output.subarray(1))).rejects.toThrow(/output/);
+    await remote.attend(1, 0, qkv, output);
+  });
+
+  it('reuses a slot under a new generation', async () => {
+    const { remote, backends, slot, qkv, output } = await session();
+    await remote.attend(1, 0, qkv, output);
+    remote.retire(1);
+    remote.free(slot);
+    remote.free({ index: 77, generation: 0 });
+    const again = { index: 0, generation: 2 };
+    remote.open(again, 0);
+    remote.free(slot); // late, for the old generation
+    remote.announce({ id: 1, entries: [{ slot: again, position: 0, count: 2 }] });
+    await remote.attend(1, 0, qkv, output);
+    expect(backends[0]?.slots.get(0)?.generation).toBe(2);
+    expect(remote.stats().openSlots).toBe(1);
+  });
+
+  it('reports what the node counts', async () => {
+    const { remote, qkv, output } = await session();
+    await remote.attend(1, 0, qkv, output);
+    expect(await remote.nodeStats()).toMatchObject({ usedBlocks: 1, openSlots: 1, busyMs: 1 });
+    expect(remote.stats()).toMatchObject({ usedBlocks: 1, openSlots: 1, busyMs: 1 });
+  });
+
+  it('frees everything at both ends when the engine closes', async () => {
+    const { remote, node, backends, qkv, output } = await session();
+    await remote.attend(1, 0, qkv, output);
+    await remote.close();
+    await settled(() => node.stats().connections === 0);
+    expect(backends[0]).toMatchObject({ closed: true });
+    expect(node.stats()).toMatchObject({ session: null, allocatedBytes: 0, openSlots: 0, refused: 0 });
+    expect(node.stats().bytesReceived).toBe(remote.stats().bytesSent);
+    expect(node.stats().bytesSent).toBe(remote.stats().bytesReceived);
+    await expect(remote.attend(1, 0, qkv, output)).rejects.toThrow(NodeLostError);
+    expect(remote.allocatedBytes()).toBe(0);
+  });
+
+  it('stops reading while too much is under way, and loses nothing', async () => {
+    const gate = Promise.withResolvers<void>();
+    const { remote, slot, qkv, backends } = await session({}, { before: () => gate.promise });
+    const attends: Promise<void>[] = [];
+    for (let id = 2; id < 202; id++) {
+      remote.announce({ id, entries: [{ slot, position: 0, count: 1 }] });
+      attends.push(
+        remote.attend(id, 0, qkv.subarray(0, qkvRowFloats(geometry)), new Float32Array(outputRowFloats(geometry))),
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(backends[0]?.steps.size).toBeLessThan(70);
+    gate.resolve();
+    await Promise.all(attends);
+    expect(backends[0]?.attends).toBe(200);
+  });
+});
+
+async function settled(condition: () => boolean, timeoutMs = 5_000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error('it did not settle');
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+describe('a handshake is refused with the reason', () => {
+  const connect = (node: AttentionNode, options: RemoteSourceOptions = {}) =>
+    memorySource(node, options).connect(geometry, hello);
+
+  it('wrong token', async () => {
+    const { node, backends } = makeNode({ token: 'right' });
+    await expect(connect(node, { token: 'wrong' })).rejects.toMatchObject({ code: 'WRONG_TOKEN' });
+    await expect(connect(node)).rejects.toMatchObject({ code: 'TOKEN_REQUIRED' });
+    expect(backends).toHaveLength(0);
+    await (await connect(node, { token: 'right' })).close();
+  });
+
+  it('a node that does not know the token', async () => {
+    const { node } = makeNode();
+    await expect(connect(node, { token: 'mine' })).rejects.toMatchObject({ code: 'NODE_UNPROVEN' });
+  });
+
+  it('wrong model', async () => {
+    const { node } = makeNode({ fingerprint: 'model-b' });
+    await expect(connect(node)).rejects.toMatchObject({ code: 'WRONG_MODEL', message: /model-b.*model-a/ });
+    expect(node.stats().refused).toBe(1);
+  });
+
+  it('a backend that cannot be made', async () => {
+    const { node } = makeNode({
+      createBackend: async () => {
+        throw new CapacityError('NO_MEMORY', 'needed 8 GiB, there is 1 GiB');
+      },
+    });
+    await expect(connect(node)).rejects.toMatchObject({ code: 'NO_MEMORY', name: 'ProtocolError', message: /8 GiB/ });
+    expect(node.stats().session).toBe(null);
+  });
+
+  it('busy with another engine, until that one leaves', async () => {
+    const { node } = makeNode();
+    const first = await connect(node);
+    await expect(connect(node)).rejects.toMatchObject({ code: 'BUSY' });
+    await first.close();
+    await (await connect(node)).close();
+  });
+
+  it('draining', async () => {
+    const { node } = makeNode();
+    await node.drain({ reason: 'maintenance' });
+    await expect(connect(node)).rejects.toThrow(NodeLostError);
+    await expect(connect(node)).rejects.toThrow(/maintenance/);
+  });
+
+  it('a node that accepts and says nothing', async () => {
+    const source = new RemoteSource('mute', async () => memoryTransportPair()[0], { handshakeTimeoutMs: 30 });
+    await expect(source.connect(geometry, hello)).rejects.toMatchObject({ code: 'NODE_LOST', message: /handshake/ });
+  });
+
+  it('aborted by the caller', async () => {
+    const source = new RemoteSource('mute', async () => memoryTransportPair()[0]);
+    const aborter = new AbortController();
+    setTimeout(() => aborter.abort(), 10);
+    await expect(source.connect(geometry, { ...hello, signal: aborter.signal })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
+  });
+
+  it('nobody listens', async () => {
+    const server = await serve();
+    const { url, webSocketUrl } = server.listener;
+    await server.close();
+    for (const address of [url, webSocketUrl]) {
+      await expect(remoteSource(address).connect(geometry, hello)).rejects.toThrow(NodeLostError);
+    }
+  });
+});
+
+describe('when a connection fails', () => {
+  it('every pending attend rejects and lost resolves: the node breaks off', async () => {
+    const { remote, qkv, output } = await session({}, {}, { faults: [{}, { dropAfterBytes: 900 }] });
+    const attends = [0, 1, 2].map((layer) => remote.attend(1, layer, qkv, output.slice()));
+    const results = await Promise.allSettled(attends);
+    expect(results.map((result) => result.status)).toContain('rejected');
+    for (const result of results) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(NodeLostError);
+    expect((await remote.lost).node).toBe('memory');
+    await expect(remote.attend(1, 0, qkv, output)).rejects.toThrow(NodeLostError);
+    expect(remote.allocatedBytes()).toBe(0);
+  });
+
+  it('at any byte: nothing hangs, nothing stays', async () => {
+    for (let bytes = 1; bytes < 4000; bytes += 97) {
+      for (const faults of [
+        [{ dropAfterBytes: bytes }, {}],
+        [{}, { dropAfterBytes: bytes }],
+      ] as [MemoryFaults, MemoryFaults][]) {
+        const { node } = makeNode();
+        try {
+          const remote = await memorySource(node, { faults }).connect(geometry, hello);
+          await compare(remote);
+          await remote.close();
+        } catch (error) {
+          expect(error).toBeInstanceOf(NodeLostError);
+        }
+        await node.close();
+        expect(node.stats()).toMatchObject({ connections: 0, allocatedBytes: 0, session: null });
+      }
+    }
+  });
+
+  it('a corrupt byte is refused, or was part of a number', async () => {
+    for (let at = 0; at < 3000; at += 61) {
+      const { node } = makeNode();
+      const faults: [MemoryFaults, MemoryFaults] = [{ corruptAt: [at] }, { corruptAt: [at] }];
+      let outcome: unknown;
+      try {
+        const remote = await memorySource(node, { faults, handshakeTimeoutMs: 200 }).connect(geometry, hello);
+        await compare(remote, 'unchecked');
+        await remote.close();
+      } catch (error) {
+        outcome = error;
+      }
+      await node.close();
+      if (outcome !== undefined) expect(outcome).toBeInstanceOf(GlinthawkError);
+      expect(node.stats()).toMatchObject({ connections: 0, allocatedBytes: 0 });
+    }
+  });
+
+  it('a half-open connection is noticed by the engine', async () => {
+    const { remote, qkv, output } = await session(
+      {},
+      {},
+      { faults: [{}, { stallAfterBytes: 700 }], keepalive: quickKeepalive },
+    );
+    await expect(
+      (async () => {
+        for (let layer = 0; ; layer = (layer + 1) % 3) await remote.attend(1, layer, qkv, output);
+      })(),
+    ).rejects.toMatchObject({ code: 'NODE_LOST', message: /nothing was heard/ });
+  });
+
+  it('a half-open connection is noticed by the node, which frees everything', async () => {
+    const { node, backends } = await session(
+      { keepalive: quickKeepalive },
+      {},
+      { faults: [{ stallAfterBytes: 900 }, {}] },
+    );
+    await settled(() => node.stats().connections === 0);
+    expect(backends[0]?.closed).toBe(true);
+    expect(node.stats()).toMatchObject({ session: null, allocatedBytes: 0 });
+  });
+
+  it('a dead engine makes room for the next one', async () => {
+    const { node } = makeNode({ probeTimeoutMs: 50 });
+    const dead = await memorySource(node, { faults: [{ stallAfterBytes: 700 }, {}] }).connect(geometry, hello);
+    for (let index = 0; index < 20; index++) dead.open({ index, generation: 1 }, 0);
+    await new Promise((resolve) => setTimeout(resolve, 10)); // what it still could send has arrived
+    const next = await memorySource(node).connect(geometry, hello);
+    await compare(next);
+    await next.close();
+    await dead.close();
+  });
+
+  it('an engine that lost its connection takes its place again at once', async () => {
+    const { node, backends } = makeNode();
+    const source = memorySource(node);
+    const first = await source.connect(geometry, hello);
+    const second = await source.connect(geometry, hello);
+    expect(backends.map((backend) => backend.closed)).toEqual([true, false]);
+    await first.lost;
+    await second.close();
+  });
+
+  it('a backend that is lost ends the session with the reason, and the next session has a new one', async () => {
+    const { node, backends, remote } = await session();
+    backends[0]?.fail(new NodeLostError('worker 3', 'worker 3 died'));
+    expect((await remote.lost).message).toMatch(/worker 3 died/);
+    const next = await memorySource(node).connect(geometry, hello);
+    await compare(next);
+    await next.close();
+    expect(backends).toHaveLength(2);
+  });
+
+  it('draining finishes what is under way, then says good-bye', async () => {
+    const gate = Promise.withResolvers<void>();
+    const { node, remote, qkv, output } = await session({}, { before: () => gate.promise });
+    const attend = remote.attend(1, 0, qkv, output);
+    await settled(() => node.stats().pendingAttends === 1);
+    const drained = node.drain({ reason: 'maintenance' });
+    await settled(() => remote.draining === 'maintenance');
+    gate.resolve();
+    await attend;
+    await drained;
+    expect((await remote.lost).message).toMatch(/maintenance/);
+  });
+
+  it('a real socket that is destroyed mid-attend', async () => {
+    const never = new Promise<void>(() => {});
+    const server = await serveAttention({
+      host: '127.0.0.1',
+      port: 0,
+      createBackend: async (shape, { kvDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype);
+        backend.attend = () => Promise.race([never, backend.lost.then(() => {})]);
+        const close = backend.close.bind(backend);
+        backend.close = () => {
+          backend.fail(new NodeLostError('naive', 'closed'));
+          return close();
+        };
+        return backend;
+      },
+    });
+    const remote = await remoteSource(server.listener.url).connect(geometry, hello);
+    const slot = { index: 0, generation: 1 };
+    remote.open(slot, 0);
+    remote.announce({ id: 1, entries: [{ slot, position: 0, count: 1 }] });
+    const attend = remote.attend(1, 0, random(qkvRowFloats(geometry)), new Float32Array(outputRowFloats(geometry)));
+    const rejected = expect(attend).rejects.toThrow(NodeLostError);
+    await settled(() => server.node.stats().pendingAttends === 1);
+    await server.listener.close();
+    await rejected;
+    await remote.lost;
+    await server.close();
+    expect(server.listener.openSockets).toBe(0);
+    expect(server.node.stats().connections).toBe(0);
   });
 });
