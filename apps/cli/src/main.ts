@@ -1,1 +1,88 @@
-export {};
+/** The `glinthawk` command: reads the command line, runs a verb, turns what happens into an exit status. */
+import { readFileSync } from 'node:fs';
+import { toError } from '@glinthawk/core';
+import { type Command, CommanderError } from 'commander';
+import { attention } from './commands/attention.ts';
+import { doctor } from './commands/doctor.ts';
+import { modelsInspect } from './commands/models-inspect.ts';
+import { run } from './commands/run.ts';
+import { describeFailure, EXIT, exitCode } from './failure.ts';
+import { createProgram } from './program.ts';
+import { Screen } from './screen.ts';
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+
+/** @param argv what was typed after `glinthawk` */
+export async function main(argv: readonly string[]): Promise<void> {
+  // A reader that went away (`| head`) is no reason to lose a job.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+    });
+  }
+  const debug = argv.includes('--debug');
+  const fail = (thrown: unknown) => {
+    process.stderr.write(`${describeFailure(thrown, debug)}\n`);
+    return exitCode(toError(thrown));
+  };
+  process.on('unhandledRejection', (thrown) => process.exit(fail(thrown)));
+  process.on('uncaughtException', (thrown) => process.exit(fail(thrown)));
+  let status: number = EXIT.done;
+  try {
+    status = await parse(argv);
+  } catch (thrown) {
+    status = fail(thrown);
+  }
+  await Promise.all([flushed(process.stdout), flushed(process.stderr)]);
+  process.exit(status);
+}
+
+async function parse(argv: readonly string[]): Promise<number> {
+  let status: number = EXIT.done;
+  const print = (text: string) => process.stdout.write(`${text}\n`);
+  const program = createProgram(version, {
+    run: async ({ quiet = false, ...flags }) => {
+      const printJson = (value: unknown) => print(JSON.stringify(value));
+      status = await run(flags, { screen: new Screen({ quiet }), argv, printJson });
+    },
+    attention: async ({ quiet = false, ...flags }) => {
+      status = await attention(flags, new Screen({ quiet }), print);
+    },
+    doctor: async (flags) => {
+      status = await doctor(flags, new Screen({ quiet: flags.json ?? false }), print);
+    },
+    modelsInspect: async (path, flags) => {
+      print(await modelsInspect(path, flags));
+    },
+    version: async ({ json }) => {
+      const { node, v8 } = process.versions;
+      print(json ? JSON.stringify({ glinthawk: version, node, v8 }) : version);
+    },
+  });
+  throwRatherThanExit(program);
+  if (argv.length === 0) {
+    process.stderr.write(program.helpInformation());
+    return EXIT.usage;
+  }
+  try {
+    await program.parseAsync(argv, { from: 'user' });
+  } catch (thrown) {
+    if (!(thrown instanceof CommanderError)) throw thrown;
+    return thrown.exitCode === 0 ? EXIT.done : EXIT.usage;
+  }
+  return status;
+}
+
+function throwRatherThanExit(command: Command): void {
+  command.exitOverride();
+  for (const inner of command.commands) throwRatherThanExit(inner);
+}
+
+function flushed(stream: NodeJS.WriteStream): Promise<void> {
+  return new Promise((resolve) => {
+    if (stream.destroyed || stream.writableLength === 0) resolve();
+    else stream.write('', () => resolve());
+  });
+}

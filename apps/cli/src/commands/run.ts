@@ -1,0 +1,402 @@
+/** `glinthawk run`: a JSONL file of requests through both tiers, to a JSONL file of results. */
+import { stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { type InputSummary, type RequestModel, readRequests, runBatch, summariseInput } from '@glinthawk/batch';
+import { acquireLock, type InputFile, type Job, type JobHeader, openInputFile, openJob } from '@glinthawk/batch/node';
+import { AbortedError, InputError, type KvDtype, type Logger } from '@glinthawk/core';
+import { createEngine, type EngineApi } from '@glinthawk/engine';
+import { describeModel, type Model, openModel } from '@glinthawk/model';
+import { type AttentionPlace, shellQuote } from '../arguments.ts';
+import { EXIT } from '../failure.ts';
+import { count, duration, millions, plural, table } from '../format.ts';
+import { onInterrupt } from '../interrupt.ts';
+import { Progress } from '../progress.ts';
+import type { Screen } from '../screen.ts';
+import {
+  attentionSources,
+  chooseDense,
+  type DenseFlag,
+  defaultKvMemory,
+  openDense,
+  requireWasmWeights,
+  type WeightsFlag,
+} from '../tiers.ts';
+import { readToken, type TokenFlags } from '../token.ts';
+
+export interface RunFlags extends TokenFlags {
+  readonly model: string;
+  readonly input: string;
+  readonly output: string;
+  readonly errors?: string;
+  readonly dense: DenseFlag;
+  readonly allowSoftwareGpu?: boolean;
+  readonly weights: WeightsFlag;
+  readonly attention: readonly AttentionPlace[];
+  readonly kv: KvDtype;
+  readonly kvMemory?: number;
+  readonly wire: 'f32' | 'f16';
+  readonly context?: number;
+  readonly microBatchRows: number | 'auto';
+  readonly inFlight: number | 'auto';
+  readonly prefillChunk: number;
+  readonly policy: 'fcfs' | 'deepest-first' | 'starvation-first';
+  readonly waitForNodes?: boolean;
+  readonly generationDefaults: 'model' | 'openai';
+  readonly ordered?: boolean;
+  readonly skipInvalid?: boolean;
+  readonly restart?: boolean;
+  readonly limit?: number;
+  readonly json?: boolean;
+  readonly debug?: boolean;
+}
+
+/** The line that `--json` prints. */
+type Summary = Readonly<Record<string, unknown>>;
+
+export interface RunContext {
+  readonly screen: Screen;
+  /** What was typed after `glinthawk`, to say how to resume. */
+  readonly argv: readonly string[];
+  readonly printJson: (value: Summary) => void;
+}
+
+/** What is closed at the end, last opened first, whatever happened. */
+class Opened implements AsyncDisposable {
+  readonly #closers: (() => Promise<void> | void)[] = [];
+
+  add<T>(thing: T, close: (thing: T) => Promise<void> | void): T {
+    this.#closers.push(() => close(thing));
+    return thing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const close of this.#closers.toReversed()) await close();
+  }
+}
+
+/** @returns the exit status @throws GlinthawkError */
+export async function run(flags: RunFlags, context: RunContext): Promise<number> {
+  const { screen } = context;
+  await refuseSameFiles(flags);
+  const token = await readToken(flags);
+  const interrupt = onInterrupt((signal) => screen.line(`stopping (${signal}); once more to stop at once`));
+  let startedJob = false;
+  try {
+    await using opened = new Opened();
+    const job = await prepareJob(flags, context, opened, interrupt.signal);
+    if (typeof job === 'number') return job;
+    startedJob = true;
+    return await generate(flags, context, opened, job, token, interrupt.signal);
+  } catch (thrown) {
+    if (!interrupt.signal.aborted) throw thrown;
+    if (startedJob) {
+      screen.line(`to go on: ${resumeCommand(context.argv)}`);
+    }
+    throw thrown instanceof AbortedError ? thrown : new AbortedError();
+  } finally {
+    interrupt.dispose();
+  }
+}
+
+/** As it was typed, but for what would throw the results away. */
+function resumeCommand(argv: readonly string[]): string {
+  return shellQuote(['glinthawk', ...argv.filter((word) => word !== '--restart')]);
+}
+
+async function refuseSameFiles({ input, output, errors }: RunFlags): Promise<void> {
+  const identity = async (path: string) => {
+    const found = await stat(path).catch(() => null);
+    return found === null ? resolve(path) : `${found.dev}:${found.ino}`;
+  };
+  const same = async (a: string, b: string) => (await identity(a)) === (await identity(b));
+  if (output === '-') {
+    throw new InputError(
+      'OUTPUT_STREAM',
+      '--output must be a file: a job can go on only where it can see what is done',
+    );
+  }
+  if (input !== '-' && (await same(input, output)))
+    throw new InputError('SAME_FILE', '--input and --output are the same file');
+  if (errors === undefined) return;
+  if (await same(output, errors)) throw new InputError('SAME_FILE', '--output and --errors are the same file');
+  if (input !== '-' && (await same(input, errors)))
+    throw new InputError('SAME_FILE', '--input and --errors are the same file');
+}
+
+interface PreparedJob {
+  readonly input: InputFile;
+  readonly sha256: string;
+  readonly model: Model;
+  readonly requestModel: RequestModel;
+  readonly summary: InputSummary;
+  readonly job: Job;
+}
+
+/** Everything that needs no weights. @returns an exit status when there is nothing to run */
+async function prepareJob(
+  flags: RunFlags,
+  context: RunContext,
+  opened: Opened,
+  signal: AbortSignal,
+): Promise<PreparedJob | number> {
+  const { screen } = context;
+  opened.add(await acquireLock(`${flags.output}.lock`), (lock) => lock.release());
+  const input = opened.add(await openInputFile(flags.input), (file) => file.close());
+  const model = opened.add(await openModel(flags.model, { logger: screen.logger(flags.debug ?? false) }), (it) =>
+    it.close(),
+  );
+  screen.line(`model      ${modelLine(model)}`);
+  const requestModel = requestModelOf(model, flags);
+  const sha256 = await input.sha256();
+  const summary = await validate(flags, context, input, requestModel, signal);
+  if (summary.invalid > 0 && !flags.skipInvalid) return refuse(flags, context, input, summary);
+
+  const header: JobHeader = {
+    input: { name: input.name, sha256 },
+    model: { name: model.name, fingerprint: model.fingerprint },
+    settings: {
+      kv: flags.kv,
+      weights: flags.weights,
+      wire: flags.wire,
+      context: String(flags.context ?? 'model'),
+      'generation-defaults': flags.generationDefaults,
+    },
+  };
+  const { output, errors, ordered = false, restart = false } = flags;
+  const job = await openJob({ output, errors, header, ordered, restart, requests: summary.requests });
+  if (job.type === 'finished') {
+    const { requests, failed } = job.receipt;
+    screen.line(`already done: ${count(requests)} of ${plural(requests, 'request')} in ${output}${failedText(failed)}`);
+    if (flags.json) {
+      context.printJson({
+        status: 'complete',
+        requests,
+        succeeded: requests - failed,
+        failed,
+        resumed: requests,
+        output,
+      });
+    }
+    return EXIT.done;
+  }
+  opened.add(job, (it) => it.close());
+  const before = job.done === 0 ? '' : `, ${count(job.done)} done before`;
+  const skipped = summary.invalid === 0 ? '' : `, ${count(summary.invalid)} invalid (skipped)`;
+  screen.line(`input      ${input.name}: ${plural(summary.requests, 'request')}${before}${skipped}`);
+  return { input, sha256, model, requestModel, summary, job };
+}
+
+function modelLine(model: Model): string {
+  const { parameters, tensorKinds, family, contextTokens } = describeModel(model);
+  const kinds = tensorKinds.map(({ stored }) => stored).join(', ');
+  return `${model.name} (${family}, ${millions(parameters)} parameters, ${kinds}, context ${count(contextTokens)})`;
+}
+
+function requestModelOf(model: Model, flags: RunFlags): RequestModel {
+  const { config } = model;
+  if (flags.context !== undefined && flags.context > config.contextTokens) {
+    throw new InputError(
+      'CONTEXT',
+      `--context ${flags.context} is over the model's context of ${config.contextTokens}`,
+    );
+  }
+  return {
+    name: model.name,
+    vocabSize: config.vocabSize,
+    contextTokens: flags.context ?? config.contextTokens,
+    tokenizer: model.tokenizer,
+    chatTemplate: model.chatTemplate,
+    defaults: flags.generationDefaults === 'model' ? model.generationDefaults : {},
+  };
+}
+
+async function validate(
+  flags: RunFlags,
+  { screen }: RunContext,
+  input: InputFile,
+  model: RequestModel,
+  signal: AbortSignal,
+): Promise<InputSummary> {
+  let shownMs = performance.now();
+  const onProgress = (requests: number) => {
+    if (performance.now() - shownMs < 250) return;
+    shownMs = performance.now();
+    screen.block([`validating ${input.name}: ${plural(requests, 'request')}`]);
+  };
+  const limit = flags.limit === undefined ? {} : { limit: flags.limit };
+  const summary = await summariseInput(input.lines(), model, { ...limit, onProgress, signal });
+  screen.clearBlock();
+  if (summary.requests === 0) throw new InputError('INPUT_EMPTY', `the input ${input.name} has no requests`);
+  return summary;
+}
+
+function refuse(flags: RunFlags, { screen, printJson }: RunContext, input: InputFile, summary: InputSummary): number {
+  const { invalid, requests, errors } = summary;
+  screen.important(
+    `error: ${count(invalid)} of ${plural(requests, 'line')} of ${input.name} are invalid; nothing was run`,
+  );
+  for (const error of errors) screen.important(`  ${error.message}`);
+  if (invalid > errors.length) screen.important(`  and ${count(invalid - errors.length)} more`);
+  screen.important('  hint: mend them, or run the others with --skip-invalid');
+  if (flags.json) {
+    const listed = errors.map(({ line, code, param, detail }) => ({ line, code, param, message: detail }));
+    printJson({ status: 'invalid', requests, invalid, errors: listed });
+  }
+  return EXIT.usage;
+}
+
+async function generate(
+  flags: RunFlags,
+  context: RunContext,
+  opened: Opened,
+  prepared: PreparedJob,
+  token: string | undefined,
+  signal: AbortSignal,
+): Promise<number> {
+  const { screen } = context;
+  const { input, sha256, model, requestModel, summary, job } = prepared;
+  const logger = screen.logger(flags.debug ?? false);
+  const startedMs = performance.now();
+  const doneBefore = job.done;
+  // Everything done, or nothing left but lines to report: the files are finished without loading any weights.
+  const engine =
+    doneBefore < summary.requests ? await openEngine(flags, screen, opened, model, token, logger, signal) : null;
+  const contextTokens = Math.min(requestModel.contextTokens, engine?.contextTokens ?? requestModel.contextTokens);
+  if (contextTokens < requestModel.contextTokens) {
+    logger.warn(
+      `KV memory holds contexts of ${contextTokens} tokens only; longer requests fail (see --kv-memory, --kv)`,
+    );
+  }
+  const progress =
+    engine === null
+      ? null
+      : new Progress(
+          {
+            requests: summary.requests,
+            doneBefore,
+            done: () => job.done,
+            failed: () => job.failed,
+            stats: () => engine.stats(),
+          },
+          screen,
+        );
+  progress?.start();
+  const result = (status: string): Summary => ({
+    status,
+    requests: summary.requests,
+    succeeded: job.done - job.failed,
+    failed: job.failed,
+    resumed: doneBefore,
+    seconds: (performance.now() - startedMs) / 1000,
+    output: flags.output,
+    errors: flags.errors ?? null,
+    engine: engine?.stats() ?? null,
+  });
+  try {
+    if (engine !== null) {
+      await runBatch({
+        engine,
+        requests: readRequests(input.lines(), { ...requestModel, contextTokens }, summary, (ordinal) =>
+          job.isDone(ordinal),
+        ),
+        sink: job,
+        inputSha256: sha256,
+        modelName: model.name,
+        tokenizer: model.tokenizer,
+        signal,
+      });
+    }
+    await job.finish(flags.limit === undefined || summary.requests < flags.limit);
+  } catch (thrown) {
+    progress?.stop();
+    await job.settle().catch(() => {});
+    screen.line(`${count(job.done)} of ${plural(summary.requests, 'request')} are done and kept in ${flags.output}`);
+    if (!signal.aborted) screen.line(`to go on: ${resumeCommand(context.argv)}`);
+    if (flags.json) context.printJson(result(signal.aborted ? 'interrupted' : 'failed'));
+    throw thrown;
+  }
+  progress?.stop();
+  report(flags, screen, job, engine, (performance.now() - startedMs) / 1000);
+  if (flags.json) context.printJson(result('complete'));
+  return EXIT.done;
+}
+
+async function openEngine(
+  flags: RunFlags,
+  screen: Screen,
+  opened: Opened,
+  model: Model,
+  token: string | undefined,
+  logger: Logger,
+  signal: AbortSignal,
+): Promise<EngineApi> {
+  const allowSoftware = flags.allowSoftwareGpu ?? false;
+  const choice = await chooseDense(flags.dense, allowSoftware);
+  requireWasmWeights(flags.weights, choice);
+  const kvMemory = flags.kvMemory ?? defaultKvMemory(model, choice.kind);
+  const attention = attentionSources({ places: flags.attention, kvMemory, wire: flags.wire, token, logger });
+  signal.throwIfAborted();
+  screen.block(['loading weights']);
+  const dense = opened.add(await openDense(choice, model, { weights: flags.weights, allowSoftware, logger }), (it) =>
+    it.close(),
+  );
+  screen.clearBlock();
+  signal.throwIfAborted();
+  const why = flags.dense === 'auto' && choice.kind === 'wasm' ? ` (${choice.reason})` : '';
+  screen.line(`dense      ${dense.info.kind}: ${dense.info.description}${why}`);
+  const engine = opened.add(
+    await createEngine({
+      dense,
+      attention,
+      kvDtype: flags.kv,
+      fingerprint: model.fingerprint,
+      ...(model.tokenizer === null ? {} : { tokenizer: model.tokenizer }),
+      ...(flags.context === undefined ? {} : { contextTokens: flags.context }),
+      microBatchRows: flags.microBatchRows,
+      inFlight: flags.inFlight,
+      prefillChunk: flags.prefillChunk,
+      policy: flags.policy,
+      waitForNodes: flags.waitForNodes ?? false,
+      logger,
+      signal,
+    }),
+    (it) => it.close(),
+  );
+  const { nodes, totalBlocks } = engine.stats();
+  const names = nodes.map(({ name }) => name).join(', ');
+  screen.line(`attention  ${names}: ${flags.kv} KV in ${plural(totalBlocks, 'block')}`);
+  return engine;
+}
+
+function failedText(failed: number): string {
+  return failed === 0 ? '' : `, ${count(failed)} failed`;
+}
+
+function report(
+  { output, errors }: RunFlags,
+  screen: Screen,
+  job: Job,
+  engine: EngineApi | null,
+  seconds: number,
+): void {
+  const where = errors === undefined ? ` (in ${output}, "error" set)` : ` (in ${errors})`;
+  screen.line(
+    `done: ${plural(job.requests, 'request')}, ${count(job.done - job.failed)} succeeded` +
+      (job.failed === 0 ? '' : `, ${count(job.failed)} failed${where}`) +
+      ` → ${output}`,
+  );
+  if (engine === null) return;
+  const { promptTokens, generatedTokens, wallMs, denseBusyMs, attentionBusyMs, preemptions, nodesLost } =
+    engine.stats();
+  const share = (ms: number) => `${Math.round((100 * ms) / Math.max(1, wallMs))} %`;
+  const perSecond = (tokens: number) => `${count((1000 * tokens) / Math.max(1, wallMs))} tok/s`;
+  const rows: [string, string][] = [
+    ['time', `${duration(seconds)} (${seconds.toFixed(1)} s)`],
+    ['prompt', `${count(promptTokens)} tokens, ${perSecond(promptTokens)}`],
+    ['generated', `${count(generatedTokens)} tokens, ${perSecond(generatedTokens)}`],
+    ['busy', `dense ${share(denseBusyMs)}, attention ${share(attentionBusyMs)} of the time`],
+  ];
+  if (preemptions > 0) rows.push(['preempted', plural(preemptions, 'time')]);
+  if (nodesLost > 0) rows.push(['nodes lost', count(nodesLost)]);
+  screen.line(table(rows, '  '));
+}

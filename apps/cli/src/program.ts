@@ -1,0 +1,177 @@
+/** The command line: verbs, flags, their help and examples. What they do is in commands/. */
+import { DEFAULT_ATTENTION_PORT } from '@glinthawk/attention';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { attentionPlaces, byteSize, listenAddress, positiveInteger, positiveIntegerOrAuto } from './arguments.ts';
+import type { AttentionCommandFlags } from './commands/attention.ts';
+import type { DoctorFlags } from './commands/doctor.ts';
+import type { RunFlags } from './commands/run.ts';
+
+export interface Verbs {
+  run(flags: RunFlags & { readonly quiet?: boolean }): Promise<void>;
+  attention(flags: AttentionCommandFlags & { readonly quiet?: boolean }): Promise<void>;
+  doctor(flags: DoctorFlags): Promise<void>;
+  modelsInspect(path: string, flags: { readonly json?: boolean }): Promise<void>;
+  version(flags: { readonly json?: boolean }): Promise<void>;
+}
+
+function examples(...lines: readonly string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
+}
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError('expected seconds, 0 to 86400.');
+  return value;
+}
+
+function tokenOptions(command: Command): Command {
+  return command
+    .option('--token <text>', 'secret shared with attention nodes (better: --token-file, or $GLINTHAWK_TOKEN)')
+    .option('--token-file <file>', 'file that holds the secret');
+}
+
+export function createProgram(version: string, verbs: Verbs): Command {
+  const program = new Command('glinthawk')
+    .description('Batch LLM generation on two tiers: dense layers on a GPU or WebAssembly, attention on CPUs.')
+    .version(version, '-V, --version')
+    .showSuggestionAfterError(true)
+    .addHelpText(
+      'after',
+      `${examples(
+        'glinthawk run --model examples/tale-1m --input examples/prompts.jsonl --output out.jsonl',
+        'glinthawk attention --listen 127.0.0.1:7411',
+        'glinthawk doctor',
+      )}\nExit status: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted.`,
+    );
+
+  addRun(program, verbs);
+  addAttention(program, verbs);
+  program
+    .command('doctor')
+    .description('say what this machine has, what will be used of it, and why')
+    .option('--model <path>', 'also read every weight of this model and look for NaN and infinity')
+    .option('--json', 'print the report as JSON')
+    .option('--debug', 'show stack traces')
+    .addHelpText('after', examples('glinthawk doctor', 'glinthawk doctor --model examples/tale-1m'))
+    .action((flags: DoctorFlags) => verbs.doctor(flags));
+  const models = program.command('models').description('look at models');
+  models
+    .command('inspect')
+    .description('say what a model folder or GGUF file holds; reads no weights')
+    .argument('<path>', 'Hugging Face folder or .gguf file')
+    .option('--json', 'print it as JSON')
+    .option('--debug', 'show stack traces')
+    .addHelpText('after', examples('glinthawk models inspect examples/tale-1m'))
+    .action((path: string, flags: { json?: boolean }) => verbs.modelsInspect(path, flags));
+  program
+    .command('version')
+    .description('print the version')
+    .option('--json', 'with those of Node and V8, as JSON')
+    .addHelpText('after', examples('glinthawk version'))
+    .action((flags: { json?: boolean }) => verbs.version(flags));
+  return program;
+}
+
+function addRun(program: Command, verbs: Verbs): void {
+  const run = program
+    .command('run')
+    .description(
+      'run a JSONL file of requests (OpenAI Batch lines, or {"prompt": …}) and write a JSONL file of results',
+    )
+    .requiredOption('--model <path>', 'Hugging Face folder or .gguf file')
+    .requiredOption('--input <file>', 'requests, one a line; gzip is recognised, - is standard input')
+    .requiredOption('--output <file>', 'results; beside it stands its journal, by which a killed job goes on')
+    .option('--errors <file>', 'error lines go here rather than among the results')
+    .optionsGroup('The job:')
+    .option('--ordered', 'write results in the order of the input, not of completion')
+    .option('--skip-invalid', 'report invalid lines as errors and run the others')
+    .option('--restart', 'discard what an earlier run left')
+    .option('--limit <n>', 'only the first n requests', positiveInteger)
+    .addOption(
+      new Option(
+        '--generation-defaults <from>',
+        "for fields that a request leaves out: the model's generation_config, or OpenAI's",
+      )
+        .choices(['model', 'openai'])
+        .default('model'),
+    )
+    .option('--context <tokens>', "longest prompt and answer together (default: the model's)", positiveInteger)
+    .optionsGroup('Dense tier:')
+    .addOption(
+      new Option('--dense <backend>', 'where dense layers run').choices(['auto', 'webgpu', 'wasm']).default('auto'),
+    )
+    .addOption(
+      new Option('--weights <dtype>', 'on a GPU; auto is f16 there').choices(['auto', 'f32', 'f16']).default('auto'),
+    )
+    .option('--allow-software-gpu', 'let WebGPU run on the CPU (lavapipe, SwiftShader), for tests')
+    .optionsGroup('Attention tier:')
+    .addOption(
+      new Option(
+        '--attention <where>',
+        'local, local:WORKERS, or nodes as tcp://, tls://, ws://, wss://host:port, by commas',
+      )
+        .argParser(attentionPlaces)
+        .default(attentionPlaces('local'), 'local'),
+    )
+    .addOption(new Option('--kv <dtype>', 'what the KV cache holds').choices(['f16', 'f32', 'int8']).default('f16'))
+    .option('--kv-memory <size>', 'KV memory of local attention, like 4GiB (default: half of what is free)', byteSize)
+    .addOption(
+      new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16']).default('f32'),
+    )
+    .option('--wait-for-nodes', 'when every node is gone, wait for one to come back rather than stop');
+  tokenOptions(run)
+    .optionsGroup('Scheduling:')
+    .option('--micro-batch-rows <n>', 'rows that go through a layer together, or auto', positiveIntegerOrAuto, 'auto')
+    .option('--in-flight <n>', 'micro-batches under way at once, or auto', positiveIntegerOrAuto, 'auto')
+    .option('--prefill-chunk <tokens>', 'tokens of one prompt in a step, at most', positiveInteger, 512)
+    .addOption(
+      new Option('--policy <name>', 'which micro-batch goes first')
+        .choices(['deepest-first', 'fcfs', 'starvation-first'])
+        .default('deepest-first'),
+    )
+    .optionsGroup('What is shown:')
+    .option('--quiet', 'no progress, only errors')
+    .option('--json', 'print a summary as one JSON object on standard output at the end')
+    .option('--debug', 'show stack traces and what the library says')
+    .addHelpText(
+      'after',
+      `${examples(
+        'glinthawk run --model examples/tale-1m --input examples/prompts.jsonl --output out.jsonl',
+        'zcat prompts.jsonl.gz | glinthawk run --model ./model --input - --output out.jsonl --errors err.jsonl',
+        'glinthawk run --model ./model --input in.jsonl --output out.jsonl --attention local,tcp://10.0.0.7:7411 --token-file secret',
+      )}\nCtrl-C stops cleanly; the same command goes on where it stopped.`,
+    )
+    .action((flags: RunFlags) => verbs.run(flags));
+}
+
+function addAttention(program: Command, verbs: Verbs): void {
+  const attention = program
+    .command('attention')
+    .description('run an attention node: KV cache and attention for engines that connect')
+    .requiredOption(
+      '--listen <host:port>',
+      `where to listen; port 0 takes a free one, ${DEFAULT_ATTENTION_PORT} is usual`,
+      (text) => listenAddress(text, DEFAULT_ATTENTION_PORT),
+    )
+    .option('--workers <n>', 'threads (default: one a core)', positiveInteger)
+    .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', byteSize);
+  tokenOptions(attention)
+    .option('--tls-cert <file>', 'certificate (PEM): TLS for TCP and WebSocket both')
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option('--model <path>', 'serve this model only')
+    .option('--fingerprint <hex>', 'serve the model with this fingerprint only (see glinthawk models inspect)')
+    .option('--origin <origins...>', 'web pages that may connect, as https://example.org, or *')
+    .option('--drain-seconds <n>', 'how long an engine may take to leave when the node is stopped', seconds, 5)
+    .option('--stats-seconds <n>', 'a line of statistics so often; 0 for none', seconds, 10)
+    .option('--quiet', 'only the address and errors')
+    .option('--debug', 'show stack traces and what the library says')
+    .addHelpText(
+      'after',
+      examples(
+        'glinthawk attention --listen 127.0.0.1:7411',
+        'glinthawk attention --listen 0.0.0.0:7411 --token-file secret --memory 8GiB',
+        'glinthawk attention --listen :7411 --token-file secret --tls-cert cert.pem --tls-key key.pem',
+      ),
+    )
+    .action((flags: AttentionCommandFlags) => verbs.attention(flags));
+}

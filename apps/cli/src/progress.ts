@@ -1,0 +1,133 @@
+/**
+ * Progress of a batch: a live block on a terminal, a line every few seconds elsewhere. Rates and busy shares are those of the last
+ * seconds, the ETA that of the whole run.
+ */
+import type { EngineStats } from '@glinthawk/engine';
+import { count, duration, percent, plural } from './format.ts';
+import type { Screen } from './screen.ts';
+
+const BLOCK_INTERVAL_MS = 250;
+const LINE_INTERVAL_MS = 5_000;
+/** Rates are taken over this long. */
+const WINDOW_MS = 8_000;
+const BAR_CELLS = 24;
+
+export interface ProgressSource {
+  readonly requests: number;
+  /** Of these, done before this run began. */
+  readonly doneBefore: number;
+  done(): number;
+  failed(): number;
+  stats(): EngineStats;
+}
+
+interface Sample {
+  readonly atMs: number;
+  readonly stats: EngineStats;
+}
+
+export interface ProgressFigures {
+  readonly done: number;
+  readonly failed: number;
+  readonly requests: number;
+  readonly elapsedSeconds: number;
+  readonly etaSeconds: number | null;
+  readonly promptPerSecond: number;
+  readonly generatedPerSecond: number;
+  readonly generatedTokens: number;
+  readonly kvShare: number;
+  readonly inFlight: number;
+  readonly microBatchRows: number;
+  readonly denseBusy: number;
+  readonly attentionBusy: number;
+  readonly nodesLost: number;
+}
+
+export class Progress {
+  readonly #source: ProgressSource;
+  readonly #screen: Screen;
+  readonly #startedMs = performance.now();
+  #samples: Sample[] = [];
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(source: ProgressSource, screen: Screen) {
+    this.#source = source;
+    this.#screen = screen;
+  }
+
+  start(): void {
+    this.#samples = [{ atMs: performance.now(), stats: this.#source.stats() }];
+    const show = this.#screen.isLive
+      ? () => this.#screen.block(blockLines(this.figures()))
+      : () => this.#screen.line(plainLine(this.figures()));
+    this.#timer = setInterval(show, this.#screen.isLive ? BLOCK_INTERVAL_MS : LINE_INTERVAL_MS);
+  }
+
+  stop(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+    this.#screen.clearBlock();
+  }
+
+  figures(): ProgressFigures {
+    const atMs = performance.now();
+    const stats = this.#source.stats();
+    this.#samples.push({ atMs, stats });
+    while (this.#samples.length > 2 && atMs - (this.#samples[1]?.atMs ?? atMs) > WINDOW_MS) this.#samples.shift();
+    const first = this.#samples[0] ?? { atMs, stats };
+    const windowMs = Math.max(1, atMs - first.atMs);
+    const per = (name: 'promptTokens' | 'generatedTokens' | 'denseBusyMs' | 'attentionBusyMs') =>
+      (stats[name] - first.stats[name]) / windowMs;
+    const elapsedSeconds = (atMs - this.#startedMs) / 1000;
+    const { requests, doneBefore } = this.#source;
+    const done = this.#source.done();
+    const doneNow = done - doneBefore;
+    return {
+      done,
+      failed: this.#source.failed(),
+      requests,
+      elapsedSeconds,
+      etaSeconds: doneNow > 0 ? (elapsedSeconds * (requests - done)) / doneNow : null,
+      promptPerSecond: 1000 * per('promptTokens'),
+      generatedPerSecond: 1000 * per('generatedTokens'),
+      generatedTokens: stats.generatedTokens,
+      kvShare: stats.totalBlocks === 0 ? 0 : stats.usedBlocks / stats.totalBlocks,
+      inFlight: stats.inFlight,
+      microBatchRows: stats.microBatchRows,
+      denseBusy: per('denseBusyMs'),
+      attentionBusy: per('attentionBusyMs'),
+      nodesLost: stats.nodesLost,
+    };
+  }
+}
+
+function eta(figures: ProgressFigures): string {
+  return figures.etaSeconds === null ? 'ETA –' : `ETA ${duration(figures.etaSeconds)}`;
+}
+
+function failures({ failed }: ProgressFigures): string {
+  return failed === 0 ? '' : `, ${count(failed)} failed`;
+}
+
+export function blockLines(figures: ProgressFigures): string[] {
+  const { done, requests, nodesLost } = figures;
+  const share = requests === 0 ? 1 : done / requests;
+  const filled = Math.round(share * BAR_CELLS);
+  const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
+  const lost = nodesLost === 0 ? '' : `   ${plural(nodesLost, 'node')} lost`;
+  return [
+    `${bar}  ${count(done)}/${count(requests)} done${failures(figures)}   ${duration(figures.elapsedSeconds)}, ${eta(figures)}`,
+    `tokens/s   prompt ${count(figures.promptPerSecond)}   generated ${count(figures.generatedPerSecond)}   (${count(figures.generatedTokens)} so far)`,
+    `busy       dense ${percent(figures.denseBusy)}   attention ${percent(figures.attentionBusy)}   KV used ${percent(figures.kvShare)}   ` +
+      `in flight ${figures.inFlight} × ${figures.microBatchRows} rows${lost}`,
+  ];
+}
+
+export function plainLine(figures: ProgressFigures): string {
+  return (
+    `${duration(figures.elapsedSeconds)}: ${count(figures.done)}/${count(figures.requests)} done${failures(figures)}, ` +
+    `prompt ${count(figures.promptPerSecond)} tok/s, generated ${count(figures.generatedPerSecond)} tok/s, ${eta(figures)}, ` +
+    `KV used ${percent(figures.kvShare)}, ${figures.inFlight} in flight, ` +
+    `dense ${percent(figures.denseBusy)} busy, attention ${percent(figures.attentionBusy)} busy`
+  );
+}
