@@ -25,6 +25,10 @@ export const tolerances = {
     exact: { nmse: 0, maxAbs: 0 },
     f32: { nmse: 1e-11, maxAbs: 3e-5 },
   },
+  /** A step through the `wasm` dense backend (qkv of each layer, logits) against plain loops in double precision. */
+  denseStep: {
+    f32: { nmse: 1e-11, maxAbs: 5e-5 },
+  },
 } as const satisfies Readonly<Record<string, Readonly<Record<string, Tolerance>>>>;
 
 /** The error of `actual`; NaN anywhere makes both infinite. */
