@@ -1,4 +1,5 @@
-import { ModelFormatError, ropeFrequencies, UnsupportedError } from '@glinthawk/core';
+import { GlinthawkError, ModelFormatError, ropeFrequencies, UnsupportedError } from '@glinthawk/core';
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type MetadataEntry, writeGguf } from '../testing/gguf-writer.ts';
 import { filesOf, TINY, tinyFolder, tinyGguf, tinyGgufMetadata, tinyGgufTensors } from '../testing/tiny-model.ts';
@@ -146,6 +147,7 @@ describe('a GGUF file', () => {
     ['v of another length', ['llama.attention.value_length', u32(4)], /value_length 4/],
     ['another rope scaling', ['llama.rope.scaling.type', text('longrope')], /longrope/],
     ['soft caps', ['llama.attn_logit_softcapping', f32(50)], /attn_logit_softcapping/],
+    ['a file in parts', ['split.count', { type: 'u64', value: 3 }], /one of 3 parts/],
     ['another tokenizer', ['tokenizer.ggml.model', text('rwkv')], /rwkv/],
   ])('does not support %s, and says so', async (_, change, message) => {
     const error = await openModelFiles(tinyGguf(withMetadata(change))).catch((thrown: unknown) => thrown);
@@ -193,6 +195,40 @@ describe('a GGUF file', () => {
     await expect(openModelFiles(tinyGguf(tinyGgufMetadata(), long))).rejects.toThrow(
       /tensor tail overlaps tensor extra/,
     );
+  });
+
+  it('opens after any mutation of its header, or fails with a proper error', async () => {
+    const tokens = [
+      ...Array.from({ length: 38 }, (_, i) => String.fromCharCode(97 + (i % 26), 97 + i / 26)),
+      '<a>',
+      '<b>',
+    ];
+    const metadata = withMetadata(
+      ['tokenizer.ggml.model', text('gpt2')],
+      ['tokenizer.ggml.pre', text('smollm')],
+      ['tokenizer.ggml.tokens', { type: 'strings', value: tokens }],
+      ['tokenizer.ggml.token_type', { type: 'i32s', value: tokens.map((_, i) => (i < 38 ? 1 : 3)) }],
+      ['tokenizer.ggml.merges', { type: 'strings', value: ['a b', 'b c'] }],
+      ['tokenizer.chat_template', text('{{ messages }}')],
+    );
+    const good = writeGguf(metadata, tinyGgufTensors());
+    const end = good.length - [...tinyGgufTensors().values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
+    const edit = fc.tuple(fc.nat({ max: end - 1 }), fc.nat({ max: 255 }));
+    let opened = 0;
+    await fc.assert(
+      fc.asyncProperty(fc.array(edit, { minLength: 1, maxLength: 3 }), async (edits) => {
+        const bytes = good.slice();
+        for (const [at, value] of edits) bytes[at] = value;
+        try {
+          await (await openModelFiles(filesOf('t.gguf', { 't.gguf': bytes }))).close();
+          opened++;
+        } catch (error) {
+          expect(error).toBeInstanceOf(GlinthawkError);
+        }
+      }),
+      { numRuns: 400 },
+    );
+    expect(opened).toBeGreaterThan(0);
   });
 
   it('refuses a layer tensor that it would leave out', async () => {

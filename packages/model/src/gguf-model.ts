@@ -2,7 +2,7 @@
  * One GGUF file as a Model. By itself it says everything; in a folder, tokenizer and generation files beside it, which are a
  * model's originals, take precedence over what was converted into it.
  */
-import { type ModelConfig, ModelFormatError } from '@glinthawk/core';
+import { type ModelConfig, ModelFormatError, UnsupportedError } from '@glinthawk/core';
 import { createChatTemplate } from './chat-template.ts';
 import { type FileSource, type ModelFiles, readJson } from './file-source.ts';
 import { fingerprintOf } from './fingerprint.ts';
@@ -38,6 +38,16 @@ export async function openGguf(files: ModelFiles, entry: string): Promise<Model>
 
 async function readModel(files: ModelFiles, file: FileSource): Promise<Model> {
   const header = await readGgufHeader(file);
+  const parts = Number(header.metadata.get('split.count') ?? 1);
+  if (parts > 1) {
+    throw new UnsupportedError(
+      'UNSUPPORTED_GGUF',
+      `${file.name} is one of ${parts} parts of a model; only whole files are read`,
+      {
+        hint: 'Merge them with llama.cpp: llama-gguf-split --merge.',
+      },
+    );
+  }
   const { config: ownConfig, family } = readGgufConfig(header, file.name, await readRopeFactors(file, header));
   const generation = files.single ? undefined : await readJson(files, 'generation_config.json', MAX_CONFIG_BYTES);
   const config: ModelConfig = {

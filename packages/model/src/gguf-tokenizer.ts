@@ -7,7 +7,7 @@ import { Fields, quote } from './config-fields.ts';
 import type { GgufHeader } from './gguf-header.ts';
 import { MAX_VOCAB } from './model-limits.ts';
 import type { ModelTokenizer } from './model-tokenizer.ts';
-import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
+import { PretrainedTokenizer, type SpecialIds } from './pretrained-tokenizer.ts';
 import { SentencePieceTokenizer, TOKEN_TYPE } from './sentencepiece-tokenizer.ts';
 
 /** OpenAI's GPT-2 pattern (gpt-2, `encoder.py`). */
@@ -104,8 +104,7 @@ function readByteLevel(fields: Fields): ModelTokenizer {
     model: {
       type: 'BPE',
       vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      // A merge's parts contain no space: byte-level vocabularies write it as another character.
-      merges: merges.map((merge) => (typeof merge === 'string' ? merge.split(' ') : merge)),
+      merges,
       ignore_merges: pre.ignoreMerges,
     },
     added_tokens: added,
@@ -128,10 +127,8 @@ function readByteLevel(fields: Fields): ModelTokenizer {
     },
     decoder: { type: 'ByteLevel' },
   };
-  return new PretrainedTokenizer(json, {
-    where: `GGUF metadata, ${name}`,
-    special: readSpecial(fields, tokens.length, pre.addBos),
-  });
+  const special = readSpecial(fields, tokens.length, pre.addBos);
+  return new PretrainedTokenizer(json, { where: `GGUF metadata, ${name}`, special: () => special });
 }
 
 function isAdded(type: number | undefined): boolean {
@@ -173,7 +170,7 @@ function readTypes(fields: Fields, count: number): readonly number[] {
   return types as number[];
 }
 
-function readSpecial(fields: Fields, vocabSize: number, addBosUnlessSaid: boolean) {
+function readSpecial(fields: Fields, vocabSize: number, addBosUnlessSaid: boolean): SpecialIds {
   const ids = (flag: string, unlessSaid: boolean, key: string) => {
     const id = fields.integer(key, 0, vocabSize - 1);
     if (!fields.flag(flag, unlessSaid && id !== undefined)) return [];

@@ -1,11 +1,11 @@
 /** The text side of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja. */
 import { ModelFormatError, type Tokenizer } from '@glinthawk/core';
-import { configuredTemplate, configuredToken, createChatTemplate } from './chat-template.ts';
+import { configuredTemplate, configuredToken, createChatTemplate, type TemplateTokens } from './chat-template.ts';
 import { Fields } from './config-fields.ts';
 import { decodeUtf8, type ModelFiles, parseJson, readWhole } from './file-source.ts';
 import type { ChatTemplate } from './model.ts';
 import { MAX_TOKENIZER_BYTES } from './model-limits.ts';
-import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
+import { PretrainedTokenizer, type SpecialIds } from './pretrained-tokenizer.ts';
 
 const TEXT_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'] as const;
 
@@ -49,27 +49,26 @@ export function readHuggingFaceText(contents: ReadonlyMap<string, Uint8Array>): 
   };
 }
 
-function createTokenizer(
-  json: unknown,
-  config: Fields,
-  tokens: { readonly bosToken: string | undefined; readonly eosToken: string | undefined },
-): Tokenizer {
-  const plain = new PretrainedTokenizer(json, { where: 'tokenizer.json' });
-  // transformers' Llama tokenizers build their post-processor from these flags, whatever tokenizer.json says.
-  if (!/^(Code)?Llama/.test(config.text('tokenizer_class') ?? '') || !config.has('add_bos_token')) return plain;
-  const ids = (flag: string, token: string | undefined) => {
-    if (!config.flag(flag, false)) return [];
-    const id = token === undefined ? undefined : plain.tokenId(token);
-    if (id === undefined) {
-      throw new ModelFormatError(
-        'MODEL_TOKENIZER',
-        `tokenizer_config.json: ${flag} is true, but ${token === undefined ? 'no such token is named' : `tokenizer.json has no token ${token}`}`,
-      );
-    }
-    return [id];
-  };
+function createTokenizer(json: unknown, config: Fields, tokens: TemplateTokens): Tokenizer {
   return new PretrainedTokenizer(json, {
     where: 'tokenizer.json',
-    special: { before: ids('add_bos_token', tokens.bosToken), after: ids('add_eos_token', tokens.eosToken) },
+    special: (tokenId) => flaggedSpecial(config, tokens, tokenId),
   });
+}
+
+/** transformers' Llama tokenizers build their post-processor from two flags, whatever tokenizer.json says. */
+function flaggedSpecial(
+  config: Fields,
+  tokens: TemplateTokens,
+  tokenId: (content: string) => number | undefined,
+): SpecialIds | undefined {
+  if (!/^(Code)?Llama/.test(config.text('tokenizer_class') ?? '') || !config.has('add_bos_token')) return undefined;
+  const ids = (flag: string, token: string | undefined) => {
+    if (!config.flag(flag, false)) return [];
+    const id = token === undefined ? undefined : tokenId(token);
+    if (id !== undefined) return [id];
+    const missing = token === undefined ? 'no such token is named' : `tokenizer.json has no token ${token}`;
+    throw new ModelFormatError('MODEL_TOKENIZER', `tokenizer_config.json: ${flag} is true, but ${missing}`);
+  };
+  return { before: ids('add_bos_token', tokens.bosToken), after: ids('add_eos_token', tokens.eosToken) };
 }

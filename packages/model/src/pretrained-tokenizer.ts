@@ -12,17 +12,21 @@ import { fallbackByte, type ModelTokenizer, NO_BYTES } from './model-tokenizer.t
 export interface PretrainedTokenizerOptions {
   /** Where it came from, in errors and descriptions. */
   readonly where: string;
-  /**
-   * When set, `addSpecial` puts these ids before and after; else it adds what the file's own post-processor adds.
-   */
-  readonly special?: { readonly before: readonly number[]; readonly after: readonly number[] };
+  /** When it gives something, `addSpecial` adds that; else it adds what the file's own post-processor adds. */
+  readonly special?: (tokenId: (content: string) => number | undefined) => SpecialIds | undefined;
+}
+
+/** What stands before and after each text. */
+export interface SpecialIds {
+  readonly before: readonly number[];
+  readonly after: readonly number[];
 }
 
 export class PretrainedTokenizer implements ModelTokenizer {
   readonly kind: string;
   readonly vocabSize: number;
   readonly #library: LibraryTokenizer;
-  readonly #special: PretrainedTokenizerOptions['special'];
+  readonly #special: SpecialIds | undefined;
   /** By id; holes where the vocabulary has them. */
   readonly #bytes: readonly (Uint8Array | undefined)[];
   readonly #specialIds: ReadonlySet<number>;
@@ -39,7 +43,7 @@ export class PretrainedTokenizer implements ModelTokenizer {
     refuseOtherModels(model);
     const vocabulary = readVocabulary(model);
     const added = readAddedTokens(fields);
-    checkMerges(model);
+    const merges = readMerges(model);
     const detokenizer = readDetokenizer(fields);
 
     const bytes: (Uint8Array | undefined)[] = [];
@@ -53,8 +57,11 @@ export class PretrainedTokenizer implements ModelTokenizer {
     this.vocabSize = bytes.length;
     this.#bytes = bytes;
     this.#specialIds = specialIds;
-    this.#special = options.special;
-    this.#library = createLibraryTokenizer(fields, json as Readonly<Record<string, unknown>>);
+    this.#library = createLibraryTokenizer(where, {
+      ...(json as Readonly<Record<string, unknown>>),
+      model: { ...(fields.raw('model') as object), merges },
+    });
+    this.#special = options.special?.((content) => this.#library.token_to_id(content));
   }
 
   encode(text: string, options: { readonly addSpecial: boolean }): number[] {
@@ -70,14 +77,9 @@ export class PretrainedTokenizer implements ModelTokenizer {
   isSpecial(id: number): boolean {
     return this.#specialIds.has(id);
   }
-
-  /** The id of a token by its exact content. */
-  tokenId(content: string): number | undefined {
-    return this.#library.token_to_id(content);
-  }
 }
 
-function createLibraryTokenizer(fields: Fields, json: Readonly<Record<string, unknown>>): LibraryTokenizer {
+function createLibraryTokenizer(where: string, json: Readonly<Record<string, unknown>>): LibraryTokenizer {
   const mended = {
     ...json,
     added_tokens: json.added_tokens ?? [],
@@ -93,9 +95,9 @@ function createLibraryTokenizer(fields: Fields, json: Readonly<Record<string, un
   } catch (thrown) {
     const cause = toError(thrown);
     if (/^Unknown .* type: /.test(cause.message)) {
-      throw new UnsupportedError('UNSUPPORTED_TOKENIZER', `${fields.where}: ${cause.message}`, { cause });
+      throw new UnsupportedError('UNSUPPORTED_TOKENIZER', `${where}: ${cause.message}`, { cause });
     }
-    throw new ModelFormatError('MODEL_TOKENIZER', `${fields.where}: ${cause.message}`, { cause });
+    throw new ModelFormatError('MODEL_TOKENIZER', `${where}: ${cause.message}`, { cause });
   }
 }
 
@@ -174,20 +176,23 @@ function readAddedTokens(fields: Fields): readonly AddedToken[] {
   });
 }
 
-function checkMerges(model: Fields): void {
+/** Each merge as its two parts; older files write them as one string. */
+function readMerges(model: Fields): readonly (readonly [string, string])[] {
   const merges = model.list('merges', MAX_VOCAB);
   if (merges === undefined) throw model.wrong('merges', 'an array');
-  for (const merge of merges) {
-    const good = Array.isArray(merge)
-      ? merge.length === 2 && merge.every((part) => typeof part === 'string')
-      : typeof merge === 'string' && merge.includes(' ');
-    if (!good) {
-      throw new ModelFormatError(
-        'MODEL_TOKENIZER',
-        `${model.where}: a merge must be two strings, found ${quote(merge)}`,
-      );
+  return merges.map((merge) => {
+    const parts = typeof merge === 'string' ? splitMerge(merge) : merge;
+    if (Array.isArray(parts) && parts.length === 2 && parts.every((part) => typeof part === 'string')) {
+      return parts as [string, string];
     }
-  }
+    throw new ModelFormatError('MODEL_TOKENIZER', `${model.where}: a merge must be two strings, found ${quote(merge)}`);
+  });
+}
+
+/** The first part has at least one character, which may be a space itself. */
+function splitMerge(merge: string): readonly string[] {
+  const space = merge.indexOf(' ', 1);
+  return space < 0 ? [merge] : [merge.slice(0, space), merge.slice(space + 1)];
 }
 
 interface Detokenizer {
