@@ -28,8 +28,10 @@ export class NodeConnection {
   /** Attends and rows under way. */
   attends = 0;
   rows = 0;
-  /** Attends ever begun. */
-  totalAttends = 0;
+  #busyPerAttendMs = 0;
+  #measured = { busyMs: 0, attends: 0 };
+  #attendsEnded = 0;
+  #kvTokensEnded = 0;
   readonly #slots = new SlotTable();
   readonly #onLost: (error: NodeLostError) => void;
   readonly #rejections = new Set<(error: NodeLostError) => void>();
@@ -75,21 +77,28 @@ export class NodeConnection {
   }
 
   /** As AttentionBackend.attend, but it also rejects when the node is lost and the backend says nothing. */
-  attend(stepId: number, layer: number, rows: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+  attend(
+    stepId: number,
+    layer: number,
+    work: { readonly rows: number; readonly kvTokens: number },
+    qkv: Float32Array,
+    output: Float32Array,
+  ): Promise<void> {
     if (this.#loss !== null) return Promise.reject(this.#loss);
     this.attends++;
-    this.totalAttends++;
-    this.rows += rows;
+    this.rows += work.rows;
     return new Promise<void>((resolve, reject) => {
       const settled = () => {
         this.#rejections.delete(reject);
         this.attends--;
-        this.rows -= rows;
+        this.rows -= work.rows;
       };
       this.#rejections.add(reject);
       this.backend.attend(stepId, layer, qkv, output).then(
         () => {
           settled();
+          this.#attendsEnded++;
+          this.#kvTokensEnded += work.kvTokens;
           resolve();
         },
         (thrown: unknown) => {
@@ -100,6 +109,23 @@ export class NodeConnection {
         },
       );
     });
+  }
+
+  /** Kernel time of an attend, spread over the shards: how long one keeps others waiting. As of the last measure(). */
+  get busyPerAttendMs(): number {
+    return this.#busyPerAttendMs;
+  }
+
+  /** Looks at the node's own account of its time since this was last called. */
+  measure(): void {
+    const { busyMs } = this.backend.stats();
+    const attends = this.#attendsEnded - this.#measured.attends;
+    if (attends === 0) return;
+    const spent = busyMs - this.#measured.busyMs;
+    this.#busyPerAttendMs = spent / attends / this.shards.length;
+    this.speed.add(this.#kvTokensEnded, spent);
+    this.#kvTokensEnded = 0;
+    this.#measured = { busyMs, attends: this.#attendsEnded };
   }
 
   /** Everything under way is rejected; the connection isn't used again. */

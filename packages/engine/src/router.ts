@@ -12,7 +12,7 @@ export interface RowWidths {
 }
 
 /**
- * @returns how long it took, and whether every node had nothing else under way when it began
+ * @returns how long the join took, without the time that it waited for what was under way at its nodes before it
  * @throws what the first failed piece was rejected with, after all have settled
  */
 export async function attendAll(
@@ -21,19 +21,19 @@ export async function attendAll(
   layer: number,
   segments: readonly Segment[],
   widths: RowWidths,
-): Promise<{ readonly ms: number; readonly undisturbed: boolean }> {
+): Promise<{ readonly ms: number; readonly ownMs: number }> {
   const began = performance.now();
-  let undisturbed = true;
-  const pieces = segments.map(async ({ node, startRow, rows, kvTokens }) => {
-    const alone = node.attends === 0;
-    if (!alone) undisturbed = false;
+  let queuedMs = 0;
+  const pieces = segments.map((segment) => {
+    const { node, startRow, rows } = segment;
+    queuedMs = Math.max(queuedMs, node.attends * node.busyPerAttendMs);
     const end = startRow + rows;
     const qkv = batch.qkv.subarray(startRow * widths.qkv, end * widths.qkv);
     const output = batch.attended.subarray(startRow * widths.output, end * widths.output);
-    await node.attend(stepId, layer, rows, qkv, output);
-    if (alone) node.speed.add(kvTokens, performance.now() - began - node.backend.stats().roundTripMs);
+    return node.attend(stepId, layer, segment, qkv, output);
   });
   const results = await Promise.allSettled(pieces);
   for (const result of results) if (result.status === 'rejected') throw result.reason;
-  return { ms: performance.now() - began, undisturbed };
+  const ms = performance.now() - began;
+  return { ms, ownMs: Math.max(0, ms - queuedMs) };
 }

@@ -14,7 +14,7 @@ import {
   toError,
 } from '@glinthawk/core';
 import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
-import type { AttentionTier, NodeConnection } from './attention-tier.ts';
+import type { AttentionTier } from './attention-tier.ts';
 import { Breather } from './breather.ts';
 import { Lane, type LaneStep } from './lane.ts';
 import { BusyMeter } from './meters.ts';
@@ -26,6 +26,9 @@ import type { InFlight } from './scheduler/in-flight.ts';
 import type { RowBudget } from './scheduler/policy.ts';
 import type { StageQueue } from './scheduler/stage-queue.ts';
 import type { Sequence } from './sequence.ts';
+
+/** Steps after which the nodes' own accounts are looked at, and in-flight may change. */
+const STEPS_BETWEEN_MEASURES = 8;
 
 export interface RunnerOptions {
   readonly dense: DenseBackend;
@@ -76,7 +79,7 @@ export class Runner {
   readonly #lanes: Lane[] = [];
   readonly #loops = new Set<Promise<void>>();
   readonly #breather = new Breather();
-  readonly #busySeen = new WeakMap<NodeConnection, { busyMs: number; attends: number }>();
+  #stepsSinceMeasured = 0;
   #scheduled = false;
   #stopped = false;
 
@@ -134,7 +137,7 @@ export class Runner {
   }
 
   async #run(lane: Lane): Promise<void> {
-    const { batcher, inFlight } = this.#options;
+    const { batcher } = this.#options;
     for (;;) {
       // What makes this null calls schedule() when it changes; nothing may be awaited between here and `running = false`.
       const step = this.#stopped ? null : batcher.compose(lane);
@@ -151,10 +154,7 @@ export class Runner {
         this.wall.end(performance.now());
         batcher.settle(lane, step, done);
       }
-      if (inFlight.adapt(batcher.running, () => this.#attentionBusyMs())) {
-        this.#options.logger.debug(`${inFlight.current} micro-batches in flight`);
-        this.schedule();
-      }
+      if (++this.#stepsSinceMeasured >= STEPS_BETWEEN_MEASURES) this.#measure();
       await this.#breather.breathe();
     }
   }
@@ -221,9 +221,9 @@ export class Runner {
   async #attend(batch: DenseBatch, step: LaneStep, layer: number): Promise<void> {
     this.attentionBusy.begin(performance.now());
     try {
-      const { ms, undisturbed } = await attendAll(batch, step.id, layer, step.segments, this.#widths);
+      const { ms, ownMs } = await attendAll(batch, step.id, layer, step.segments, this.#widths);
       this.totals.attentionStageMs += ms;
-      if (undisturbed) this.#options.inFlight.addAttention(ms);
+      this.#options.inFlight.addAttention(ownMs);
     } finally {
       this.attentionBusy.end(performance.now());
     }
@@ -301,17 +301,17 @@ export class Runner {
     }
   }
 
-  /** Kernel time of an attend at the busiest node, spread over its shards, since this was last asked. */
-  #attentionBusyMs(): number {
-    let busiest = 0;
-    for (const node of this.#options.tier.connected) {
-      const { busyMs } = node.backend.stats();
-      const seen = this.#busySeen.get(node) ?? { busyMs: 0, attends: 0 };
-      const attends = node.totalAttends - seen.attends;
-      if (attends > 0) busiest = Math.max(busiest, (busyMs - seen.busyMs) / attends / node.shards.length);
-      this.#busySeen.set(node, { busyMs, attends: node.totalAttends });
+  #measure(): void {
+    const { tier, inFlight, batcher, logger } = this.#options;
+    this.#stepsSinceMeasured = 0;
+    let busyMs = 0;
+    for (const node of tier.connected) {
+      node.measure();
+      busyMs = Math.max(busyMs, node.busyPerAttendMs);
     }
-    return busiest;
+    if (!inFlight.adapt(batcher.running, busyMs)) return;
+    logger.debug(`${inFlight.current} micro-batches in flight`);
+    this.schedule();
   }
 }
 

@@ -9,7 +9,7 @@ import type { KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
 import type { Sequence } from '../sequence.ts';
 import type { InFlight } from './in-flight.ts';
-import { choosePlacement, type ShardState, shardSpeeds } from './placement.ts';
+import { choosePlacement, relativeSpeeds, type ShardState } from './placement.ts';
 import { choosePreemption, composeRows, laneShare, type RowBudget } from './policy.ts';
 
 export interface BatcherOptions {
@@ -286,7 +286,7 @@ export class Batcher {
 }
 
 function shardStates(nodes: readonly NodeConnection[]): ShardState[] {
-  const speeds = shardSpeeds(nodes.map((node) => ({ speed: node.speed.get(), shards: node.shards.length })));
+  const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
   return nodes.flatMap((node, i) =>
     node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => ({
       blockTokens,

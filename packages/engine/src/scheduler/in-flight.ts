@@ -39,7 +39,7 @@ export class InFlight {
     this.#dense.add(ms);
   }
 
-  /** Only stages whose nodes had nothing else under way when they began: queues there are not the micro-batch's own time. */
+  /** Without the time that it waited behind others at its nodes. */
   addAttention(ms: number): void {
     this.#attention.add(ms);
   }
@@ -48,7 +48,7 @@ export class InFlight {
    * Looks at what was measured since the last change; true when the number changed.
    * @param attentionBusyMs the part of an attention stage in which the busiest node can do nothing else
    */
-  adapt(sequences: number, attentionBusyMs: () => number): boolean {
+  adapt(sequences: number, attentionBusyMs: number): boolean {
     if (this.#told !== null) return false;
     if (this.#attention.samples - this.#samplesAtChange < SETTLE_SAMPLES) return false;
     this.#samplesAtChange = this.#attention.samples;
@@ -58,7 +58,7 @@ export class InFlight {
         denseMs: this.#dense.meanMs,
         attentionMs: this.#attention.meanMs,
         attentionJitterMs: this.#attention.deviationMs,
-        attentionBusyMs: attentionBusyMs(),
+        attentionBusyMs,
       },
       most,
     );

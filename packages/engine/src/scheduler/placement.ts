@@ -9,7 +9,7 @@ export interface ShardState {
   readonly blocks: number;
   readonly freeBlocks: number;
   readonly residents: number;
-  /** KV tokens per millisecond relative to other shards; see NodeSpeed. */
+  /** Relative to other shards; see relativeSpeeds. */
   readonly speed: number;
 }
 
@@ -48,38 +48,39 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
   return possible ? 'full' : 'never';
 }
 
-/** Samples before a measured speed replaces the assumption that all shards are alike. */
-const SPEED_WARMUP = 16;
+/** Kernel time that must have been seen before a measured speed replaces the assumption that all shards are alike. */
+const SPEED_WARMUP_MS = 20;
+/** Kernel time after which a measurement has lost half of its weight. */
+const SPEED_HALF_LIFE_MS = 2000;
 /** A speed never counts as further than this from the middle, so that one bad measurement can't empty or flood a node. */
 const SPEED_RANGE = 4;
 
-/** KV tokens that a node reads per millisecond, as a running mean of samples taken while it had nothing else to do. */
+/** KV tokens that a shard of a node reads per millisecond of kernel time, forgetting what is long past. */
 export class NodeSpeed {
-  #work = 0;
-  #ms = 0;
-  #samples = 0;
+  #kvTokens = 0;
+  #busyMs = 0;
 
-  /** @param kvTokens Σ over rows of the tokens that each attends to */
-  add(kvTokens: number, ms: number): void {
-    this.#work = this.#work * 0.98 + kvTokens;
-    this.#ms = this.#ms * 0.98 + Math.max(ms, 1e-3);
-    this.#samples++;
+  /**
+   * @param kvTokens Σ over rows of the tokens that each attends to
+   * @param busyMs kernel time that this took, summed over shards
+   */
+  add(kvTokens: number, busyMs: number): void {
+    if (!(busyMs > 0)) return;
+    const kept = 0.5 ** (busyMs / SPEED_HALF_LIFE_MS);
+    this.#kvTokens = this.#kvTokens * kept + kvTokens;
+    this.#busyMs = this.#busyMs * kept + busyMs;
   }
 
-  /** KV tokens per millisecond, or null as long as too little was seen. */
+  /** Null as long as too little was seen. */
   get(): number | null {
-    return this.#samples < SPEED_WARMUP ? null : this.#work / this.#ms;
+    return this.#busyMs < SPEED_WARMUP_MS ? null : this.#kvTokens / this.#busyMs;
   }
 }
 
-/** Relative speed of each shard, from its node's measurement and number of shards; 1 for all until every node was measured. */
-export function shardSpeeds(nodes: readonly { readonly speed: number | null; readonly shards: number }[]): number[] {
-  const perShard = nodes.map(({ speed, shards }) => (speed === null ? null : speed / shards));
-  const known = perShard.filter((speed) => speed !== null).sort((a, b) => a - b);
-  if (known.length < nodes.length) return nodes.map(() => 1);
+/** Speeds relative to the middle one; 1 for all until every one was measured. */
+export function relativeSpeeds(speeds: readonly (number | null)[]): number[] {
+  const known = speeds.filter((speed) => speed !== null && speed > 0).sort((a, b) => (a ?? 0) - (b ?? 0));
   const middle = known[Math.floor(known.length / 2)] ?? 1;
-  return perShard.map((speed) => {
-    const relative = (speed ?? middle) / middle;
-    return Math.max(1 / SPEED_RANGE, Math.min(SPEED_RANGE, relative));
-  });
+  if (middle === null || known.length < speeds.length) return speeds.map(() => 1);
+  return speeds.map((speed) => Math.max(1 / SPEED_RANGE, Math.min(SPEED_RANGE, (speed ?? middle) / middle)));
 }

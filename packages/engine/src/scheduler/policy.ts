@@ -131,7 +131,7 @@ function comesFirst(policy: StagePolicy, a: WaitingStage, b: WaitingStage): bool
 export interface StageTimes {
   /** One dense stage of one micro-batch, without waiting for its turn. */
   readonly denseMs: number;
-  /** One attention stage, transfer and round trip included, measured while its nodes had nothing else to do. */
+  /** One attention stage, transfer and round trip included, without waiting behind others. */
   readonly attentionMs: number;
   /** How much the latter varies (mean deviation). */
   readonly attentionJitterMs: number;
