@@ -12,6 +12,7 @@ import {
 } from '@glinthawk/dense';
 import { openReferenceDense } from '../reference/dense.ts';
 import { randomModel, randomNormal, randomSource } from './random-model.ts';
+import { errorOf, tolerances, withinTolerance } from './tolerances.ts';
 
 export interface DenseWasmCase {
   readonly name: string;
@@ -53,9 +54,6 @@ export const denseWasmCases: readonly DenseWasmCase[] = [
     options: [{ workers: 2 }],
   },
 ];
-
-/** Largest difference from the f64 reference, relative to the largest magnitude of the tensor. */
-export const F32_TOLERANCE = 2e-5;
 
 /** Everything that one step gives, in the order in which it comes. */
 export interface StepTrace {
@@ -111,17 +109,17 @@ export async function traceStep(
 /** What is wrong with `got`, in words; null when it is within tolerance of `expected`. */
 export function traceDifference(got: StepTrace, expected: StepTrace): string | null {
   for (const [layer, tensor] of expected.qkv.entries()) {
-    const difference = relativeDifference(got.qkv[layer] as Float32Array, tensor);
-    if (!(difference <= F32_TOLERANCE)) return `qkv of layer ${layer} differs by ${difference}`;
+    const difference = tensorDifference(got.qkv[layer] as Float32Array, tensor);
+    if (difference !== null) return `qkv of layer ${layer} differs by ${difference}`;
   }
   if (got.heads.length !== expected.heads.length) return `${got.heads.length} head rows`;
   for (const [row, head] of expected.heads.entries()) {
     const ours = got.heads[row] as HeadRow;
     const logits = got.logits[row] as Float32Array;
-    const difference = relativeDifference(logits, expected.logits[row] as Float32Array);
-    if (!(difference <= F32_TOLERANCE)) return `logits of head row ${row} differ by ${difference}`;
-    if (Math.abs(ours.logSumExp - head.logSumExp) > F32_TOLERANCE * 10) return `logSumExp ${ours.logSumExp}`;
-    if (Math.abs(ours.scaledLogSumExp - head.scaledLogSumExp) > F32_TOLERANCE * 10) {
+    const difference = tensorDifference(logits, expected.logits[row] as Float32Array);
+    if (difference !== null) return `logits of head row ${row} differ by ${difference}`;
+    if (!(Math.abs(ours.logSumExp - head.logSumExp) <= SUM_TOLERANCE)) return `logSumExp ${ours.logSumExp}`;
+    if (!(Math.abs(ours.scaledLogSumExp - head.scaledLogSumExp) <= SUM_TOLERANCE)) {
       return `scaledLogSumExp ${ours.scaledLogSumExp}, expected ${head.scaledLogSumExp}`;
     }
     if (ours.ids.length !== head.ids.length) return `${ours.ids.length} candidates, expected ${head.ids.length}`;
@@ -134,16 +132,14 @@ export function traceDifference(got: StepTrace, expected: StepTrace): string | n
   return null;
 }
 
-function relativeDifference(got: Float32Array, expected: Float32Array): number {
-  if (got.length !== expected.length) return Number.POSITIVE_INFINITY;
-  let largest = 0;
-  let difference = 0;
-  for (const [i, value] of expected.entries()) {
-    largest = Math.max(largest, Math.abs(value));
-    const error = Math.abs((got[i] as number) - value);
-    if (!(error <= difference)) difference = error; // NaN stays
-  }
-  return difference / largest;
+/** Of logSumExp, which is a double: what f32 logits and their sums in double precision leave. */
+const SUM_TOLERANCE = 2e-5;
+
+function tensorDifference(got: Float32Array, expected: Float32Array): string | null {
+  const error = errorOf(got, expected);
+  return got.length === expected.length && withinTolerance(error, tolerances.denseStep.f32)
+    ? null
+    : JSON.stringify(error);
 }
 
 /** Runs a case and compares: with the reference, and bit by bit between the options. @returns what is wrong, in words */

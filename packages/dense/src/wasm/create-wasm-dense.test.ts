@@ -98,6 +98,19 @@ it('refuses what does not fit the batch or the model', async () => {
   }
 });
 
+it('a micro-batch without room is refused, and the backend goes on', async () => {
+  const backend = await createWasmDense(model, { workers: 2 });
+  try {
+    const bytes = backend.allocatedBytes();
+    await expect(backend.createBatch({ maxRows: 2 ** 23, maxHeadRows: 1 })).rejects.toThrow(CapacityError);
+    expect(backend.allocatedBytes()).toBeLessThan(2 * bytes);
+    const batch = await backend.createBatch({ maxRows: 1, maxHeadRows: 1 });
+    expect(await runThrough(backend, batch, [1])).toBeGreaterThan(0);
+  } finally {
+    await backend.close();
+  }
+});
+
 it('closing rejects what is under way', async () => {
   const backend = await createWasmDense(model, { workers: 2 });
   const batch = await backend.createBatch({ maxRows: 1, maxHeadRows: 1 });

@@ -123,12 +123,12 @@ class WasmDense implements DenseBackend, BatchOwner {
     };
     const memory = allocateMemory(batchMemoryBytes(shape), this.pool.shared);
     const batch = this.#nextBatch++;
-    await this.pool.requestAll({
-      type: 'open',
-      batch,
-      shape,
-      memory: memory instanceof ArrayBuffer ? null : memory,
-    });
+    try {
+      await this.pool.requestAll({ type: 'open', batch, shape, memory: memory instanceof ArrayBuffer ? null : memory });
+    } catch (error) {
+      this.pool.notify({ type: 'close', batch }); // those workers that had room
+      throw error;
+    }
     // Without shared memory the worker has a block of its own, of the same size.
     this.#batchBytes.set(batch, memory.byteLength * (this.pool.shared ? 1 : 2));
     return new WasmBatch(batch, this, new BatchMemory(shape, memory));

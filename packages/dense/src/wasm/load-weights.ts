@@ -12,13 +12,12 @@ import {
 } from '@glinthawk/core';
 import type { MatrixRole, VectorRole } from './messages.ts';
 import { length, overlap, panelRange, type WorkerShare, workerShare } from './partition.ts';
-import { packedBytes } from './tfjs-engine.ts';
+import { HEAP_LIMIT_BYTES, packedBytes } from './tfjs-engine.ts';
 import type { WorkerPool } from './worker-pool.ts';
 
 /** Matrices that a worker is sent before its answer to an earlier one is awaited: one is packed while the next is read. */
 const MATRICES_AHEAD = 2;
-/** Where a 32-bit WebAssembly memory ends, and what is kept free of it for activations, code and the allocator. */
-const HEAP_LIMIT_BYTES = 4 * 1024 ** 3;
+/** Kept free in a worker's memory for activations, code and the allocator. */
 const HEAP_RESERVE_BYTES = 160 * 1024 ** 2;
 /** The embedding table is read in pieces of about this many floats. */
 const TABLE_PIECE_FLOATS = 4 * 1024 * 1024;

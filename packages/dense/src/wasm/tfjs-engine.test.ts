@@ -85,4 +85,9 @@ it('holds a matrix once: packed, not beside its source', () => {
 
 it('more than a 32-bit memory holds is a CapacityError', () => {
   expect(() => engine.reserve(2 ** 29, 2 ** 29)).toThrow(CapacityError);
+  expect(() => engine.reserve(2 ** 30 + 1, 1)).toThrow(CapacityError);
+  // What failed left the engine as it was.
+  const matrix = engine.addMatrix(Float32Array.of(3), 1, 1, null);
+  engine.input(1).fill(2);
+  expect(Array.from(engine.multiply(matrix, 1))).toEqual([6]);
 });

@@ -16,6 +16,8 @@ import type { MatrixEngine, WeightMatrix } from './matrix-engine.ts';
 
 /** Output columns that XNNPACK packs together; the last group is padded. */
 const PACKED_COLUMNS = 8;
+/** Where a 32-bit WebAssembly memory ends. */
+export const HEAP_LIMIT_BYTES = 4 * 1024 ** 3;
 /** Error of an f32 sum, of the sum of magnitudes: far above rounding, far below what stale memory would show. */
 const SUM_TOLERANCE = 1e-2;
 
@@ -71,7 +73,7 @@ class TfjsEngine implements MatrixEngine {
   readonly #backend: BackendWasm;
   readonly #heap: Heap;
   readonly #kernel: KernelConfig;
-  #staging: { address: number; readonly floats: number };
+  #staging: { readonly address: number; readonly floats: number };
   #input: { readonly tensor: TensorInfo; readonly address: number; readonly floats: number };
   #output: TensorInfo | null = null;
 
@@ -107,8 +109,9 @@ class TfjsEngine implements MatrixEngine {
 
   reserve(inputFloats: number, outputFloats: number): void {
     if (inputFloats > this.#input.floats) {
+      const input = this.#newInput(inputFloats);
       this.#backend.disposeData(this.#input.tensor.dataId);
-      this.#input = this.#newInput(inputFloats);
+      this.#input = input;
     }
     this.#dropOutput();
     this.#heap._free(this.#allocate(outputFloats));
@@ -161,6 +164,7 @@ class TfjsEngine implements MatrixEngine {
   #stage(floats: number): void {
     if (floats <= this.#staging.floats) return;
     this.#heap._free(this.#staging.address);
+    this.#staging = { address: 0, floats: 0 };
     this.#staging = { address: this.#allocate(floats), floats };
   }
 
@@ -176,7 +180,8 @@ class TfjsEngine implements MatrixEngine {
   }
 
   #allocate(floats: number): number {
-    const address = this.#heap._malloc(floats * 4) >>> 0;
+    // malloc takes its argument modulo 2^32.
+    const address = floats * 4 >= HEAP_LIMIT_BYTES ? 0 : this.#heap._malloc(floats * 4) >>> 0;
     if (address === 0) throw outOfMemory(floats * 4, this.heapBytes());
     return address;
   }
