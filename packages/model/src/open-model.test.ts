@@ -10,7 +10,7 @@ import {
   tinyGgufTensors,
   tinyTensors,
 } from '../testing/tiny-model.ts';
-import { checkWeights } from './check-weights.ts';
+import { checkWeights, type WeightCheck } from './check-weights.ts';
 import { describeModel } from './describe-model.ts';
 import type { ModelFiles } from './file-source.ts';
 import { openModel, openModelFiles } from './open-model.ts';
@@ -282,7 +282,8 @@ describe('inspection', () => {
     values[21] = -3;
     const bytes = changed((map) => map.set('model.norm.weight', f32Tensor([32], values)));
     const model = await openModelFiles(tinyFolder({ 'model.safetensors': bytes }));
-    const reports = await Array.fromAsync(checkWeights(model));
+    const reports: WeightCheck[] = [];
+    for await (const report of checkWeights(model)) reports.push(report);
     expect(reports).toHaveLength(20);
     expect(reports.filter(({ firstBad }) => firstBad !== null)).toEqual([
       { name: 'finalNorm', stored: 'F32', elements: 32, nan: 1, infinite: 1, firstBad: 7, maxAbs: 3 },
