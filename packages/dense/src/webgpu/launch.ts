@@ -123,11 +123,17 @@ export class LaunchTable {
     this.#device.queue.writeBuffer(this.#buffer, 0, this.#host.buffer as ArrayBuffer);
   }
 
-  record(pass: GPUComputePassEncoder, launches: readonly Launch[], rowsOf: (scope: RowScope) => number): void {
+  /** `likeRows` chooses variants as if there were so many rows: variants add up in different orders, so bits depend on it. */
+  record(
+    pass: GPUComputePassEncoder,
+    launches: readonly Launch[],
+    rowsOf: (scope: RowScope) => number,
+    likeRows?: number,
+  ): void {
     for (const { spec, bindGroup, choices } of launches) {
       const rows = rowsOf(spec.scope);
       if (rows === 0) continue;
-      const choice = choices.find(({ upToRows }) => rows <= upToRows);
+      const choice = choices.find(({ upToRows }) => (likeRows ?? rows) <= upToRows);
       if (!choice) throw new Error(`${firstKernel(spec).name}: no variant was compiled for ${rows} rows`);
       pass.setPipeline(choice.pipeline);
       pass.setBindGroup(0, bindGroup);

@@ -203,9 +203,15 @@ export class WebGpuBatch implements DenseBatch {
     const logits = new Float32Array(this.#context.config.vocabSize);
     for (const launch of this.#oneRow) this.#table.write(launch, { rows: 1, first_row: index });
     this.#table.upload();
-    await this.#run([this.#oneRow], this.#scratch.logits, logits.byteLength, (mapped) => {
-      logits.set(new Float32Array(mapped));
-    });
+    const chunkRows = this.#rowsOf(Math.floor(index / this.#scratch.headChunkRows));
+    await this.#run(
+      [this.#oneRow],
+      this.#scratch.logits,
+      logits.byteLength,
+      (mapped) => logits.set(new Float32Array(mapped)),
+      // The kernel that the candidates came from, so that they are these logits to the bit.
+      chunkRows,
+    );
     return logits;
   }
 
@@ -297,11 +303,12 @@ export class WebGpuBatch implements DenseBatch {
     result: GPUBuffer,
     bytes: number,
     receive: (mapped: ArrayBuffer) => void,
+    likeRows?: number,
   ): Promise<void> {
     const { device } = this.#context;
     const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    for (const launches of stages) this.#table.record(pass, launches, this.#rowsOf);
+    for (const launches of stages) this.#table.record(pass, launches, this.#rowsOf, likeRows);
     pass.end();
     encoder.copyBufferToBuffer(result, 0, this.#readback, 0, bytes);
     device.queue.submit([encoder.finish()]);
@@ -342,8 +349,8 @@ function qkvWidth({ heads, kvHeads, headDim }: ModelConfig): number {
   return (heads + 2 * kvHeads) * headDim;
 }
 
+/** The most rows that a launch's variants are chosen for. */
 function maxRowsOf(scope: RowScope, { maxRows, maxHeadRows }: BatchShape, { headChunkRows }: Scratch): number {
   if (scope === 'step') return maxRows;
-  if (scope === 'head') return maxHeadRows;
-  return scope === 'one' ? 1 : headChunkRows;
+  return scope === 'head' ? maxHeadRows : headChunkRows;
 }
