@@ -2,10 +2,6 @@
 import { readFileSync } from 'node:fs';
 import { toError } from '@glinthawk/core';
 import { type Command, CommanderError } from 'commander';
-import { attention } from './commands/attention.ts';
-import { doctor } from './commands/doctor.ts';
-import { modelsInspect } from './commands/models-inspect.ts';
-import { run } from './commands/run.ts';
 import { describeFailure, EXIT, exitCode } from './failure.ts';
 import { createProgram } from './program.ts';
 import { Screen } from './screen.ts';
@@ -42,18 +38,23 @@ export async function main(argv: readonly string[]): Promise<void> {
 async function parse(argv: readonly string[]): Promise<number> {
   let status: number = EXIT.done;
   const print = (text: string) => process.stdout.write(`${text}\n`);
+  // A verb's libraries load when it is asked for, so that help and complaints come at once.
   const program = createProgram(version, {
     run: async ({ quiet = false, ...flags }) => {
+      const { run } = await import('./commands/run.ts');
       const printJson = (value: unknown) => print(JSON.stringify(value));
       status = await run(flags, { screen: new Screen({ quiet }), argv, printJson });
     },
     attention: async ({ quiet = false, ...flags }) => {
+      const { attention } = await import('./commands/attention.ts');
       status = await attention(flags, new Screen({ quiet }), print);
     },
     doctor: async (flags) => {
+      const { doctor } = await import('./commands/doctor.ts');
       status = await doctor(flags, new Screen({ quiet: flags.json ?? false }), print);
     },
     modelsInspect: async (path, flags) => {
+      const { modelsInspect } = await import('./commands/models-inspect.ts');
       print(await modelsInspect(path, flags));
     },
     version: async ({ json }) => {

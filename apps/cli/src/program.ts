@@ -1,10 +1,12 @@
 /** The command line: verbs, flags, their help and examples. What they do is in commands/. */
-import { DEFAULT_ATTENTION_PORT } from '@glinthawk/attention';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { attentionPlaces, byteSize, listenAddress, positiveInteger, positiveIntegerOrAuto } from './arguments.ts';
 import type { AttentionCommandFlags } from './commands/attention.ts';
 import type { DoctorFlags } from './commands/doctor.ts';
 import type { RunFlags } from './commands/run.ts';
+
+/** As DEFAULT_ATTENTION_PORT of @glinthawk/attention, which is too large to load for help. */
+const ATTENTION_PORT = 7411;
 
 export interface Verbs {
   run(flags: RunFlags & { readonly quiet?: boolean }): Promise<void>;
@@ -22,6 +24,13 @@ function seconds(text: string): number {
   const value = Number(text);
   if (!(value >= 0 && value <= 86_400)) throw new InvalidArgumentError('expected seconds, 0 to 86400.');
   return value;
+}
+
+/** Later than commander's own check, which would hide the remark that `--modle` was meant to be `--model`. */
+function requireOptions(command: Command, names: readonly string[]): void {
+  const missing = names.filter((name) => command.getOptionValue(name) === undefined).map((name) => `--${name}`);
+  if (missing.length === 0) return;
+  command.error(`error: ${missing.join(', ')} must be given; see glinthawk ${command.name()} --help`);
 }
 
 function tokenOptions(command: Command): Command {
@@ -78,9 +87,9 @@ function addRun(program: Command, verbs: Verbs): void {
     .description(
       'run a JSONL file of requests (OpenAI Batch lines, or {"prompt": …}) and write a JSONL file of results',
     )
-    .requiredOption('--model <path>', 'Hugging Face folder or .gguf file')
-    .requiredOption('--input <file>', 'requests, one a line; gzip is recognised, - is standard input')
-    .requiredOption('--output <file>', 'results; beside it stands its journal, by which a killed job goes on')
+    .option('--model <path>', 'Hugging Face folder or .gguf file (required)')
+    .option('--input <file>', 'requests, one a line; gzip is recognised, - is standard input (required)')
+    .option('--output <file>', 'results; beside it stands its journal, by which a killed job goes on (required)')
     .option('--errors <file>', 'error lines go here rather than among the results')
     .optionsGroup('The job:')
     .option('--ordered', 'write results in the order of the input, not of completion')
@@ -141,17 +150,20 @@ function addRun(program: Command, verbs: Verbs): void {
         'glinthawk run --model ./model --input in.jsonl --output out.jsonl --attention local,tcp://10.0.0.7:7411 --token-file secret',
       )}\nCtrl-C stops cleanly; the same command goes on where it stopped.`,
     )
-    .action((flags: RunFlags) => verbs.run(flags));
+    .action((flags: RunFlags) => {
+      requireOptions(run, ['model', 'input', 'output']);
+      return verbs.run(flags);
+    });
 }
 
 function addAttention(program: Command, verbs: Verbs): void {
   const attention = program
     .command('attention')
     .description('run an attention node: KV cache and attention for engines that connect')
-    .requiredOption(
+    .option(
       '--listen <host:port>',
-      `where to listen; port 0 takes a free one, ${DEFAULT_ATTENTION_PORT} is usual`,
-      (text) => listenAddress(text, DEFAULT_ATTENTION_PORT),
+      `where to listen; port 0 takes a free one, ${ATTENTION_PORT} is usual (required)`,
+      (text) => listenAddress(text, ATTENTION_PORT),
     )
     .option('--workers <n>', 'threads (default: one a core)', positiveInteger)
     .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', byteSize);
@@ -173,5 +185,8 @@ function addAttention(program: Command, verbs: Verbs): void {
         'glinthawk attention --listen :7411 --token-file secret --tls-cert cert.pem --tls-key key.pem',
       ),
     )
-    .action((flags: AttentionCommandFlags) => verbs.attention(flags));
+    .action((flags: AttentionCommandFlags) => {
+      requireOptions(attention, ['listen']);
+      return verbs.attention(flags);
+    });
 }

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { dirname } from 'node:path';
 import { GlinthawkError, InputError, toError } from '@glinthawk/core';
 
 interface Holder {
@@ -31,6 +32,9 @@ export async function acquireLock(path: string): Promise<Lock> {
   try {
     await writeFile(draft, JSON.stringify(mine), { flag: 'wx' });
   } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') {
+      throw new InputError('FOLDER_MISSING', `there is no folder ${dirname(path)}`, { cause, hint: 'make it first' });
+    }
     throw new InputError('NOT_WRITABLE', `the lock ${path} can't be written: ${toError(cause).message}`, { cause });
   }
   try {
