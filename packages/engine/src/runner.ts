@@ -20,7 +20,15 @@ import { Lane, type LaneStep } from './lane.ts';
 import { BusyMeter } from './meters.ts';
 import { uniform } from './rng.ts';
 import { attendAll, type RowWidths } from './router.ts';
-import { changesLogits, isFiniteRow, logprobsOf, sampleCandidates, sampleFull, samplePenalised } from './sampler.ts';
+import {
+  changesLogits,
+  isFiniteRow,
+  isGreedy,
+  logprobsOf,
+  sampleCandidates,
+  sampleFull,
+  samplePenalised,
+} from './sampler.ts';
 import type { Batcher } from './scheduler/batcher.ts';
 import type { InFlight } from './scheduler/in-flight.ts';
 import type { RowBudget } from './scheduler/policy.ts';
@@ -79,7 +87,8 @@ export class Runner {
   readonly #lanes: Lane[] = [];
   readonly #loops = new Set<Promise<void>>();
   readonly #breather = new Breather();
-  #stepsSinceMeasured = 0;
+  #denseCalls = 0;
+  #measured = { steps: 0, denseBusyMs: 0, denseCalls: 0 };
   #scheduled = false;
   #stopped = false;
 
@@ -154,7 +163,7 @@ export class Runner {
         this.wall.end(performance.now());
         batcher.settle(lane, step, done);
       }
-      if (++this.#stepsSinceMeasured >= STEPS_BETWEEN_MEASURES) this.#measure();
+      if (this.totals.steps - this.#measured.steps >= STEPS_BETWEEN_MEASURES) this.#measure();
       await this.#breather.breathe();
     }
   }
@@ -203,8 +212,7 @@ export class Runner {
   }
 
   async #dense<T>(lane: Lane, depth: number, call: () => Promise<T>): Promise<T> {
-    const { queue, inFlight } = this.#options;
-    return queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
+    return this.#options.queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
       const began = performance.now();
       this.denseBusy.begin(began);
       try {
@@ -213,7 +221,7 @@ export class Runner {
         const ended = performance.now();
         this.denseBusy.end(ended);
         this.totals.denseStageMs += ended - began;
-        inFlight.addDense(ended - began);
+        this.#denseCalls++;
       }
     });
   }
@@ -243,10 +251,8 @@ export class Runner {
         continue;
       }
       const { sampling } = sequence.request;
-      const draw = drawOf(sequence);
-      const token = changesLogits(sampling)
-        ? null
-        : sampleCandidates(row, sampling, this.#options.dense.config.vocabSize, draw);
+      const { vocabSize } = this.#options.dense.config;
+      const token = changesLogits(sampling) ? null : sampleCandidates(row, sampling, vocabSize, drawOf(sequence));
       if (token === null) undecided.push(i);
       else this.#deliver(sequence, row, token);
     }
@@ -303,18 +309,21 @@ export class Runner {
 
   #measure(): void {
     const { tier, inFlight, batcher, logger } = this.#options;
-    this.#stepsSinceMeasured = 0;
-    let busyMs = 0;
+    let attentionMs = 0;
     for (const node of tier.connected) {
       node.measure();
-      busyMs = Math.max(busyMs, node.busyPerAttendMs);
+      attentionMs = Math.max(attentionMs, node.busyPerAttendMs);
     }
-    if (!inFlight.adapt(batcher.running, busyMs)) return;
+    const denseBusyMs = this.denseBusy.totalMs(performance.now());
+    const denseMs = (denseBusyMs - this.#measured.denseBusyMs) / (this.#denseCalls - this.#measured.denseCalls);
+    this.#measured = { steps: this.totals.steps, denseBusyMs, denseCalls: this.#denseCalls };
+    if (!inFlight.adapt(batcher.running, { denseMs, attentionMs })) return;
     logger.debug(`${inFlight.current} micro-batches in flight`);
     this.schedule();
   }
 }
 
 function drawOf(sequence: Sequence): number {
+  if (isGreedy(sequence.request.sampling)) return 0;
   return uniform(sequence.request.sampling.seed, sequence.generatedTokens);
 }

@@ -14,7 +14,6 @@ const SETTLE_SAMPLES = 24;
 
 export class InFlight {
   readonly #told: number | null;
-  readonly #dense = new SmoothedTime();
   readonly #attention = new SmoothedTime();
   #current: number;
   #most = MOST_IN_FLIGHT;
@@ -35,10 +34,6 @@ export class InFlight {
     this.#current = Math.min(this.#current, this.#most);
   }
 
-  addDense(ms: number): void {
-    this.#dense.add(ms);
-  }
-
   /** Without the time that it waited behind others at its nodes. */
   addAttention(ms: number): void {
     this.#attention.add(ms);
@@ -46,20 +41,21 @@ export class InFlight {
 
   /**
    * Looks at what was measured since the last change; true when the number changed.
-   * @param attentionBusyMs the part of an attention stage in which the busiest node can do nothing else
+   * @param busy what one stage of one micro-batch occupies of the dense device, and of the busiest attention node
    */
-  adapt(sequences: number, attentionBusyMs: number): boolean {
+  adapt(sequences: number, busy: { readonly denseMs: number; readonly attentionMs: number }): boolean {
     if (this.#told !== null) return false;
     if (this.#attention.samples - this.#samplesAtChange < SETTLE_SAMPLES) return false;
     this.#samplesAtChange = this.#attention.samples;
     const most = Math.max(1, Math.min(this.#most, Math.floor(sequences / FEWEST_SEQUENCES)));
     const target = inFlightTarget(
       {
-        denseMs: this.#dense.meanMs,
+        denseMs: busy.denseMs,
         attentionMs: this.#attention.meanMs,
         attentionJitterMs: this.#attention.deviationMs,
-        attentionBusyMs,
+        attentionBusyMs: busy.attentionMs,
       },
+      this.#current,
       most,
     );
     const before = this.#current;

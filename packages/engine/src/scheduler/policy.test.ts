@@ -104,13 +104,20 @@ describe('in flight', () => {
   });
 
   it('1 + attention / dense where attention is far away, few where it is the bottleneck', () => {
-    expect(inFlightTarget(times(2, 10), 32)).toBe(6);
-    expect(inFlightTarget(times(2, 10, 10), 32)).toBe(1);
-    expect(inFlightTarget(times(5, 10, 9), 32)).toBe(2);
-    expect(inFlightTarget(times(10, 1), 32)).toBe(1);
-    expect(inFlightTarget(times(2, 10, 0, 4), 32)).toBe(8);
-    expect(inFlightTarget(times(0, 0), 32)).toBe(1);
-    expect(inFlightTarget(times(1, 1000), 8)).toBe(8);
+    expect(inFlightTarget(times(2, 10), 2, 32)).toBe(6);
+    expect(inFlightTarget(times(2, 10, 10), 4, 32)).toBe(1);
+    expect(inFlightTarget(times(5, 10, 9), 4, 32)).toBe(2);
+    expect(inFlightTarget(times(10, 1), 2, 32)).toBe(1);
+    expect(inFlightTarget(times(2, 10, 0, 4), 2, 32)).toBe(8);
+    expect(inFlightTarget(times(0, 0), 2, 32)).toBe(1);
+    expect(inFlightTarget(times(1, 1000), 2, 8)).toBe(8);
+  });
+
+  it('doesn’t waver between two numbers', () => {
+    expect(inFlightTarget(times(10, 5.5), 1, 32)).toBe(1);
+    expect(inFlightTarget(times(10, 4.5), 2, 32)).toBe(2);
+    expect(inFlightTarget(times(10, 8), 1, 32)).toBe(2);
+    expect(inFlightTarget(times(10, 4.5), 2, 1)).toBe(1);
   });
 
   it('rows from KV, within bounds', () => {

@@ -129,7 +129,7 @@ function comesFirst(policy: StagePolicy, a: WaitingStage, b: WaitingStage): bool
 }
 
 export interface StageTimes {
-  /** One dense stage of one micro-batch, without waiting for its turn. */
+  /** What one stage of one micro-batch occupies of the dense device: its busy time over its calls. */
   readonly denseMs: number;
   /** One attention stage, transfer and round trip included, without waiting behind others. */
   readonly attentionMs: number;
@@ -139,16 +139,21 @@ export interface StageTimes {
   readonly attentionBusyMs: number;
 }
 
+const HYSTERESIS = 0.75;
+
 /**
  * Micro-batches in flight that keep the slower tier busy: a micro-batch's own round (dense + attention + jitter) over the part
  * of it that occupies the slower tier. With remote attention that waits and hardly works this is 1 + (round trip +
- * attention) / dense; with attention that is itself the bottleneck, a few suffice. Rounded to the nearest: splitting a
- * micro-batch in two reads the weights twice, which little waiting doesn't pay for.
+ * attention) / dense; with attention that is itself the bottleneck, a few suffice. Rounded to the nearest, since splitting a
+ * micro-batch in two reads the weights twice, which little waiting doesn't pay for; and the present number stays until the
+ * measurement is well past the middle between it and the next.
  */
-export function inFlightTarget(times: StageTimes, most: number): number {
+export function inFlightTarget(times: StageTimes, current: number, most: number): number {
   const slower = Math.max(times.denseMs, times.attentionBusyMs, 1e-6);
   const round = times.denseMs + times.attentionMs + times.attentionJitterMs;
-  return Math.max(1, Math.min(most, Math.round(round / slower)));
+  const wanted = round / slower;
+  const target = Math.abs(wanted - current) < HYSTERESIS ? current : Math.round(wanted);
+  return Math.max(1, Math.min(most, target));
 }
 
 /**
