@@ -86,10 +86,11 @@ interface OpenSlot {
 interface AnnouncedStep {
   readonly step: AttentionStep;
   readonly rows: number;
-  begun: boolean;
+  stored: boolean;
 }
 
 interface PendingAttend {
+  readonly announced: AnnouncedStep;
   readonly rows: number;
   readonly layout: ResultLayout;
   readonly output: Float32Array; // [rows, groupSize kvHeads headDim]
@@ -251,7 +252,7 @@ export class RemoteAttention implements LogSumExpBackend {
         );
       }
     }
-    this.#steps.set(step.id, { step, rows, begun: false });
+    this.#steps.set(step.id, { step, rows, stored: false });
     this.#connection.send(stepFrame(step));
   }
 
@@ -289,11 +290,10 @@ export class RemoteAttention implements LogSumExpBackend {
     const key = attendKey(stepId, layer);
     const wrong = this.#checkAttend(key, layer, rows, qkv, output, logSumExp);
     if (wrong !== undefined) return Promise.reject(wrong);
-    if (!announced.begun) this.#begin(announced);
 
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const layout = resultLayout(this.geometry, rows, this.#wireDtype, logSumExp !== undefined);
-    this.#pending.set(key, { rows, layout, output, logSumExp, resolve, reject });
+    this.#pending.set(key, { announced, rows, layout, output, logSumExp, resolve, reject });
     const fields = { id: stepId, layer, rows, dtype: this.#wireDtype, wantsLogSumExp: logSumExp !== undefined };
     const floats = qkv.subarray(0, rows * qkvRowFloats(this.geometry));
     if (this.#wireDtype === 'f32') {
@@ -329,9 +329,9 @@ export class RemoteAttention implements LogSumExpBackend {
     );
   }
 
-  /** Counts the tokens that the node now stores. */
-  #begin(announced: AnnouncedStep): void {
-    announced.begun = true;
+  /** Counts the tokens of a step, once the node has found room for them. */
+  #countTokens(announced: AnnouncedStep): void {
+    announced.stored = true;
     for (const { slot, position, count } of announced.step.entries) {
       const open = this.#slots.get(slot.index);
       if (open?.generation === slot.generation) open.tokens = Math.max(open.tokens, position + count);
@@ -342,7 +342,7 @@ export class RemoteAttention implements LogSumExpBackend {
     if (this.#steps.delete(stepId) && !this.#isGone) this.#connection.send(retireFrame(stepId));
   }
 
-  /** `usedBlocks` follows from what was attended; `busyMs` is the node's, up to the latest result. */
+  /** `usedBlocks` follows from the results that came; `busyMs` is the node's, up to the latest result. */
   stats(): AttentionStats {
     let usedBlocks = 0;
     for (const { tokens } of this.#slots.values()) usedBlocks += Math.ceil(tokens / this.capacity.blockTokens);
@@ -473,7 +473,8 @@ export class RemoteAttention implements LogSumExpBackend {
   }
 
   #settle(header: FrameHeader, payload: Uint8Array): void {
-    const { layout, output, logSumExp, resolve } = this.#take(header);
+    const { announced, layout, output, logSumExp, resolve } = this.#take(header);
+    if (!announced.stored) this.#countTokens(announced);
     this.#busyMs += header.aux / 1000;
     const floats = header.rows * outputRowFloats(this.geometry);
     if (this.#wireDtype === 'f16') {

@@ -1,10 +1,12 @@
 /** Where remote attention is had from: an address and how to reach it. Connecting again after a loss begins a new session. */
 import { AbortedError, type AttentionGeometry, InputError, type Logger } from '@glinthawk/core';
 import {
+  bytesToHex,
   connectWebSocket,
   type KeepaliveOptions,
   messagePortTransport,
   type PortLike,
+  randomNonce,
   type Transport,
   type WireDtype,
   withLatency,
@@ -31,7 +33,7 @@ export class RemoteSource implements AttentionSource {
   readonly name: string;
   readonly #dial: Dial;
   readonly #options: RemoteSourceOptions;
-  readonly #clientId = crypto.randomUUID();
+  readonly #clientId = bytesToHex(randomNonce()); // randomUUID is missing in pages that aren't served by https
 
   constructor(name: string, dial: Dial, options: RemoteSourceOptions = {}) {
     this.name = name;
