@@ -40,7 +40,7 @@ export class Screen {
   /** Draws the live block, over the one before. No-op where there is no terminal. */
   block(lines: readonly string[]): void {
     if (!this.isLive) return;
-    const width = (this.#stream.columns ?? 80) - 1;
+    const width = (this.#stream.columns || 80) - 1;
     const body = lines.map((line) => `\x1b[2K${line.slice(0, width)}`).join('\n');
     this.#stream.write(`${this.#cursorUp()}${body}\n\x1b[0J`);
     this.#blockLines = lines.length;
