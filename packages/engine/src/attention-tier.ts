@@ -18,6 +18,8 @@ import type { Sequence } from './sequence.ts';
 
 const FIRST_BACKOFF_MS = 100;
 const LONGEST_BACKOFF_MS = 10_000;
+/** How long a lost backend may take to let go of buffers before they are used again all the same. */
+const LETTING_GO_MS = 5_000;
 
 /** One node while it is connected. */
 export class NodeConnection {
@@ -36,6 +38,7 @@ export class NodeConnection {
   readonly #onLost: (error: NodeLostError) => void;
   readonly #rejections = new Set<(error: NodeLostError) => void>();
   #loss: NodeLostError | null = null;
+  #closing: Promise<void> | null = null;
 
   constructor(index: number, backend: AttentionBackend, speed: NodeSpeed, onLost: (error: NodeLostError) => void) {
     this.index = index;
@@ -128,13 +131,26 @@ export class NodeConnection {
     this.#measured = { busyMs, attends: this.#attendsEnded };
   }
 
-  /** Everything under way is rejected; the connection isn't used again. */
+  /**
+   * The connection isn't used again. What is under way is rejected by the backend, or here as soon as the backend is closed:
+   * not before, as it may still write into the micro-batch's buffers.
+   */
   lose(error: NodeLostError): void {
     if (this.#loss !== null) return;
     this.#loss = error;
-    for (const reject of this.#rejections) reject(error);
-    this.#rejections.clear();
     this.#onLost(error);
+    const rejectAll = () => {
+      clearTimeout(timer);
+      for (const reject of this.#rejections) reject(error);
+      this.#rejections.clear();
+    };
+    const timer = setTimeout(rejectAll, LETTING_GO_MS);
+    this.close().then(rejectAll, rejectAll);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.backend.close();
+    return this.#closing;
   }
 
   #lossFrom(cause: Error): NodeLostError {
@@ -240,8 +256,7 @@ export class AttentionTier {
   get largestShardTokens(): number {
     let tokens = 0;
     for (const { shards } of this.connected) for (const shard of shards) tokens = Math.max(tokens, shard.tokens);
-    if (tokens > 0) this.#lastShardTokens = tokens;
-    return this.#lastShardTokens;
+    return tokens > 0 ? tokens : this.#lastShardTokens;
   }
 
   node(index: number): NodeConnection | null {
@@ -297,6 +312,7 @@ export class AttentionTier {
       this.#lost(connection, error),
     );
     this.#connections[index] = connection;
+    this.#lastShardTokens = this.largestShardTokens;
     this.#lastBlocks[index] = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
     onJoined(connection);
   }
@@ -315,7 +331,7 @@ export class AttentionTier {
     const { bytesSent, bytesReceived } = connection.backend.stats();
     this.#bytesSent += bytesSent;
     this.#bytesReceived += bytesReceived;
-    const closed = connection.backend
+    const closed = connection
       .close()
       .catch((thrown) => {
         this.#options.logger.debug(`closing ${connection.backend.name} failed`, { reason: toError(thrown).message });

@@ -1,12 +1,21 @@
-import { type GlinthawkError, NodeLostError } from '@glinthawk/core';
+import { type GlinthawkError, NodeLostError, type Tokenizer } from '@glinthawk/core';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { outcomes, type RequestOverrides, requestOf } from '../../../test/golden/engine.ts';
 import { type ReferenceAttentionOptions, ReferenceAttentionSource } from '../../../test/reference/attention.ts';
-import { FakeDense, type FakeDenseOptions, fakeConfig, fakeGreedy } from '../../../test/reference/fake-dense.ts';
+import { headRowOf } from '../../../test/reference/dense.ts';
+import {
+  FakeDense,
+  type FakeDenseOptions,
+  FakeSequence,
+  fakeConfig,
+  fakeGreedy,
+} from '../../../test/reference/fake-dense.ts';
 import { createEngine, type Engine } from './engine.ts';
 import type { EngineOptions } from './engine-api.ts';
-import type { GenerationEvent, GenerationRequest } from './request.ts';
+import type { GenerationEvent, GenerationRequest, SamplingParams } from './request.ts';
+import { uniform } from './rng.ts';
+import { changesLogits, inverseTemperature, sampleFull, samplePenalised } from './sampler.ts';
 
 interface Rig {
   readonly engine: Engine;
@@ -185,6 +194,100 @@ describe('generate', () => {
     setTimeout(() => void engine.close(), 20);
     await ended;
     await expect(collect(engine.generate([]))).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
+
+describe('sampling', () => {
+  const mixes: readonly Partial<SamplingParams>[] = [
+    { temperature: 1 },
+    { temperature: 0.7, topP: 0.9 },
+    { temperature: 2, topK: 70, minP: 0.01 },
+    { temperature: 1, frequencyPenalty: 0.5, presencePenalty: 0.5 },
+    { temperature: 0, repetitionPenalty: 1.3, logitBias: new Map([[5, 3]]) },
+  ];
+
+  /** One at a time, always from the full row. */
+  function sampleAlone({ promptIds, maxTokens, sampling }: GenerationRequest): number[] {
+    const sequence = new FakeSequence();
+    let logits: Float32Array = new Float32Array();
+    for (const id of promptIds) logits = sequence.next(id);
+    const ids: number[] = [];
+    while (ids.length < maxTokens) {
+      const generated = new Map<number, number>();
+      for (const id of ids) generated.set(id, (generated.get(id) ?? 0) + 1);
+      const draw = uniform(sampling.seed, ids.length);
+      const id = changesLogits(sampling)
+        ? (samplePenalised(logits, { prompt: new Set(promptIds), generated }, sampling, draw) ?? -1)
+        : sampleFull(headRowOf(logits, inverseTemperature(sampling)), logits, sampling, draw);
+      ids.push(id);
+      logits = sequence.next(id);
+    }
+    return ids;
+  }
+
+  it('depends on seed and prompt only: whatever the batching, preemption and lost nodes', async () => {
+    const given = Array.from({ length: 40 }, (_, i) =>
+      requestOf(`r${i}`, [i, 2 * i + 1], 30, {
+        sampling: { ...mixes[i % mixes.length], seed: BigInt(i) },
+        topLogprobs: i % 3 === 0 ? 2 : null,
+      }),
+    );
+    const configurations: readonly (readonly [readonly ReferenceAttentionOptions[], Partial<EngineOptions>])[] = [
+      [[{}], { microBatchRows: 64, inFlight: 1 }],
+      [
+        [
+          { blockTokens: 4, shards: [24] },
+          { blockTokens: 2, shards: [30, 30], dieAtAttend: [77] },
+        ],
+        { inFlight: 4 },
+      ],
+    ];
+    for (const [nodes, options] of configurations) {
+      const { engine } = await rig(nodes, options);
+      const got = await outcomes(engine, given);
+      for (const request of given) expect(got.get(request.id)?.ids).toEqual(sampleAlone(request));
+    }
+  });
+
+  it('log-probabilities are there for tokens that no candidate list holds', async () => {
+    const { engine, dense } = await rig();
+    const sampling = { temperature: 30, seed: 3n };
+    const got = await outcomes(engine, [requestOf('a', [1], 40, { sampling, topLogprobs: 3 })]);
+    expect(dense.logitCalls).toBeGreaterThan(0);
+    const logprobs = got.get('a')?.logprobs ?? [];
+    expect(logprobs.map(({ tokenId }) => tokenId)).toEqual(got.get('a')?.ids);
+    for (const { logprob, top } of logprobs) {
+      expect(logprob).toBeLessThanOrEqual(0);
+      expect(logprob).toBeGreaterThan(-20);
+      expect(top).toHaveLength(3);
+    }
+  });
+});
+
+describe('text', () => {
+  /** Ids are letters and letter pairs. */
+  const tokenizer: Tokenizer = {
+    vocabSize: fakeConfig.vocabSize,
+    encode: () => [],
+    tokenBytes: (id) => new TextEncoder().encode(id === 96 ? '' : `${'abcdefghijkl'[id % 12]}${'xyz'[id % 5] ?? ''}`),
+    isSpecial: (id) => id === 96,
+  };
+  const textOf = (ids: readonly number[]) =>
+    ids.map((id) => new TextDecoder().decode(tokenizer.tokenBytes(id))).join('');
+
+  it('stop strings end requests across tokens; text events make up the text', async () => {
+    const { engine } = await rig([{}], { tokenizer });
+    const whole = textOf(fakeGreedy([7], 40));
+    const stop = whole.slice(21, 26);
+    const got = await outcomes(engine, [
+      requestOf('whole', [7], 40),
+      requestOf('stopped', [7], 40, { stop: { strings: ['#', stop] } }),
+    ]);
+    expect(got.get('whole')).toMatchObject({ reason: 'length', text: whole });
+    const stopped = got.get('stopped');
+    expect(stopped).toMatchObject({ reason: 'stop', text: whole.slice(0, whole.indexOf(stop)) });
+    expect(stopped?.ids).toEqual(fakeGreedy([7], 40).slice(0, stopped?.ids.length));
+    expect(textOf(stopped?.ids ?? [])).toContain(stop);
   });
 });
 

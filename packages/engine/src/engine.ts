@@ -252,7 +252,8 @@ export class Engine implements EngineApi {
     try {
       iterator = Symbol.asyncIterator in requests ? requests[Symbol.asyncIterator]() : requests[Symbol.iterator]();
       for (;;) {
-        await job.roomForMore(lookahead);
+        // Not awaited needlessly: what can be had at once goes into the first micro-batch together.
+        if (!job.hasRoom(lookahead)) await job.roomForMore(lookahead);
         if (job.closed) break;
         const pulled = iterator.next();
         const result = pulled instanceof Promise ? await pulled : pulled;

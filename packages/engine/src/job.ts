@@ -86,9 +86,13 @@ export class Job {
     this.#wakeDrained?.();
   }
 
-  /** Resolves when fewer than `lookahead` requests wait and the consumer keeps up, or the job is closed. */
+  /** Whether fewer than `lookahead` requests wait and the consumer keeps up; also when the job has ended. */
+  hasRoom(lookahead: number): boolean {
+    return this.closed || this.#error !== null || (this.waiting < lookahead && !this.paused);
+  }
+
   async roomForMore(lookahead: number): Promise<void> {
-    while (!this.closed && this.#error === null && (this.waiting >= lookahead || this.paused)) {
+    while (!this.hasRoom(lookahead)) {
       await new Promise<void>((wake) => {
         this.#wakeSource = wake;
       });

@@ -196,9 +196,12 @@ export class Runner {
       }
       // A step of unfinished prompts has done its work when its last keys and values are stored.
       if (step.heads.length > 0) {
-        const began = performance.now();
-        const rows = await this.#dense(lane, layers, () => batch.finish());
-        this.totals.headMs += performance.now() - began;
+        const rows = await this.#dense(lane, layers, async () => {
+          const began = performance.now();
+          const heads = await batch.finish();
+          this.totals.headMs += performance.now() - began;
+          return heads;
+        });
         await this.#sample(lane, batch, step, rows);
       }
       this.#count(step);

@@ -25,7 +25,6 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
   readonly promptTokens: number;
   /** Prompt and generated tokens together, at most: by the request, the context, or what one shard can hold. */
   readonly mostTokens: number;
-  readonly generated = new Map<number, number>();
   /** Tokens whose KV stands at the placement: positions 0 to kvTokens - 1. */
   kvTokens = 0;
   placement: Placement<Sequence> | null = null;
@@ -46,6 +45,8 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
   #length: number;
   #text = '';
   #prompt: ReadonlySet<number> | null = null;
+  /** Counted from the first time that somebody asks. */
+  #generated: Map<number, number> | null = null;
 
   constructor(job: Job, request: GenerationRequest, settings: SequenceSettings) {
     this.job = job;
@@ -79,6 +80,14 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
   get prompt(): ReadonlySet<number> {
     this.#prompt ??= new Set(this.request.promptIds);
     return this.#prompt;
+  }
+
+  get generated(): ReadonlyMap<number, number> {
+    if (this.#generated === null) {
+      this.#generated = new Map();
+      for (let i = this.promptTokens; i < this.#length; i++) this.#countGenerated(this.#tokens[i] as number);
+    }
+    return this.#generated;
   }
 
   /** Copies tokens `start` to `start + count - 1` to `target` at `at`. */
@@ -126,6 +135,10 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
       this.#tokens = grown;
     }
     this.#tokens[this.#length++] = tokenId;
-    this.generated.set(tokenId, (this.generated.get(tokenId) ?? 0) + 1);
+    this.#countGenerated(tokenId);
+  }
+
+  #countGenerated(tokenId: number): void {
+    this.#generated?.set(tokenId, (this.#generated.get(tokenId) ?? 0) + 1);
   }
 }
