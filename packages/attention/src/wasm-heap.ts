@@ -15,9 +15,17 @@ export const STAGING_BYTES = 256 << 20;
 const ALIGNMENT = 64;
 const GROWTH_BYTES = 2 << 20;
 
+/** @throws CapacityError when the address space for it can't be had */
 export function createMemory(heapBytes: number, shared: boolean): WebAssembly.Memory {
-  const maximum = Math.min(MAX_MEMORY_BYTES, HEAP_BASE + heapBytes) / WASM_PAGE;
-  return new WebAssembly.Memory({ initial: HEAP_BASE / WASM_PAGE, maximum: Math.ceil(maximum), shared });
+  const maximum = Math.ceil(Math.min(MAX_MEMORY_BYTES, HEAP_BASE + heapBytes) / WASM_PAGE);
+  try {
+    return new WebAssembly.Memory({ initial: HEAP_BASE / WASM_PAGE, maximum, shared });
+  } catch (cause) {
+    throw new CapacityError('WASM_MEMORY', `no WebAssembly memory of up to ${maximum * WASM_PAGE} bytes can be made`, {
+      cause,
+      hint: 'use fewer workers or less memory a worker',
+    });
+  }
 }
 
 export class WasmHeap {
