@@ -64,7 +64,7 @@ async function finished(output: string, requests: number, running: Running): Pro
   }
 }
 
-describe('results', () => {
+describe('results', { timeout: 300_000 }, () => {
   it('are the golden ones, in the shape of each request', async () => {
     const folder = temporaryFolder();
     const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
@@ -156,7 +156,7 @@ describe('results', () => {
   });
 });
 
-describe('a job that is stopped', () => {
+describe('a job that is stopped', { timeout: 300_000 }, () => {
   it.each(['SIGINT', 'SIGTERM'] as const)(
     'by %s half-way goes on, and gives what an undisturbed one gives',
     async (signal) => {
@@ -239,7 +239,7 @@ async function startNode(
   return { node, tcp, ws };
 }
 
-describe('attention nodes', () => {
+describe('attention nodes', { timeout: 300_000 }, () => {
   it('give what local attention gives, by TCP and WebSocket together, and leave in order', async () => {
     const expected = await expectedOfLong();
     const secret = 'a-secret-of-twenty-letters';

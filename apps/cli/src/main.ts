@@ -20,8 +20,10 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
   const debug = argv.includes('--debug');
   const fail = (thrown: unknown) => {
-    process.stderr.write(`${describeFailure(thrown, debug)}\n`);
-    return exitCode(toError(thrown));
+    const code = exitCode(toError(thrown));
+    // Who interrupted knows why it ends.
+    if (code !== EXIT.interrupted || debug) process.stderr.write(`${describeFailure(thrown, debug)}\n`);
+    return code;
   };
   process.on('unhandledRejection', (thrown) => process.exit(fail(thrown)));
   process.on('uncaughtException', (thrown) => process.exit(fail(thrown)));

@@ -127,6 +127,7 @@ function addRun(program: Command, verbs: Verbs): void {
     .addOption(
       new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16']).default('f32'),
     )
+    .option('--tls-ca <file>', "certificates (PEM) to trust for tls:// instead of the system's")
     .option('--wait-for-nodes', 'when every node is gone, wait for one to come back rather than stop');
   tokenOptions(run)
     .optionsGroup('Scheduling:')

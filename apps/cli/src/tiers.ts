@@ -98,6 +98,8 @@ export interface AttentionFlags {
   readonly kvMemory: number;
   readonly wire: 'f32' | 'f16';
   readonly token: string | undefined;
+  /** Certificates (PEM) to trust for `tls://` instead of the system's. */
+  readonly tlsCa: Buffer | undefined;
   readonly logger: Logger;
 }
 
@@ -110,6 +112,11 @@ export function attentionSources(flags: AttentionFlags): AttentionSource[] {
           memoryBytes: flags.kvMemory,
           logger: flags.logger,
         })
-      : remoteSource(place.url, { token: flags.token, wireDtype: flags.wire, logger: flags.logger }),
+      : remoteSource(place.url, {
+          token: flags.token,
+          wireDtype: flags.wire,
+          ...(flags.tlsCa === undefined ? {} : { tls: { ca: flags.tlsCa } }),
+          logger: flags.logger,
+        }),
   );
 }

@@ -1,9 +1,9 @@
 /** `glinthawk run`: a JSONL file of requests through both tiers, to a JSONL file of results. */
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { type InputSummary, type RequestModel, readRequests, runBatch, summariseInput } from '@glinthawk/batch';
 import { acquireLock, type InputFile, type Job, type JobHeader, openInputFile, openJob } from '@glinthawk/batch/node';
-import { AbortedError, InputError, type KvDtype, type Logger } from '@glinthawk/core';
+import { AbortedError, InputError, type KvDtype, type Logger, toError } from '@glinthawk/core';
 import { createEngine, type EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
 import { type AttentionPlace, shellQuote } from '../arguments.ts';
@@ -35,6 +35,7 @@ export interface RunFlags extends TokenFlags {
   readonly kv: KvDtype;
   readonly kvMemory?: number;
   readonly wire: 'f32' | 'f16';
+  readonly tlsCa?: string;
   readonly context?: number;
   readonly microBatchRows: number | 'auto';
   readonly inFlight: number | 'auto';
@@ -334,7 +335,8 @@ async function openEngine(
   const choice = await chooseDense(flags.dense, allowSoftware);
   requireWasmWeights(flags.weights, choice);
   const kvMemory = flags.kvMemory ?? defaultKvMemory(model, choice.kind);
-  const attention = attentionSources({ places: flags.attention, kvMemory, wire: flags.wire, token, logger });
+  const tlsCa = flags.tlsCa === undefined ? undefined : await readCertificates(flags.tlsCa);
+  const attention = attentionSources({ places: flags.attention, kvMemory, wire: flags.wire, token, tlsCa, logger });
   signal.throwIfAborted();
   screen.block(['loading weights']);
   const dense = opened.add(await openDense(choice, model, { weights: flags.weights, allowSoftware, logger }), (it) =>
@@ -368,6 +370,14 @@ async function openEngine(
   return engine;
 }
 
+async function readCertificates(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    throw new InputError('TLS_FILES', `the certificates can't be read: ${toError(cause).message}`, { cause });
+  }
+}
+
 function failedText(failed: number): string {
   return failed === 0 ? '' : `, ${count(failed)} failed`;
 }
@@ -391,7 +401,7 @@ function report(
   const share = (ms: number) => `${Math.round((100 * ms) / Math.max(1, wallMs))} %`;
   const perSecond = (tokens: number) => `${count((1000 * tokens) / Math.max(1, wallMs))} tok/s`;
   const rows: [string, string][] = [
-    ['time', `${duration(seconds)} (${seconds.toFixed(1)} s)`],
+    ['time', `${duration(seconds)} (${seconds.toFixed(1)} s, loading included)`],
     ['prompt', `${count(promptTokens)} tokens, ${perSecond(promptTokens)}`],
     ['generated', `${count(generatedTokens)} tokens, ${perSecond(generatedTokens)}`],
     ['busy', `dense ${share(denseBusyMs)}, attention ${share(attentionBusyMs)} of the time`],
