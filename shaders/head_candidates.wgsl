@@ -2,6 +2,9 @@
 // Blocks of 64 are sorted (bitonic), then pairs of blocks keep their best 64 until one block is left. The order is total:
 // logit descending, then id ascending. Result lists have head_merge's layout.
 
+// A power of two, at least 2.
+override THREADS: u32 = 64;
+
 struct Params {
   rows: u32,
   // The row of inverse_temperatures that belongs to row 0.
@@ -17,7 +20,6 @@ struct Params {
 
 const BEST = 64u;
 const CHUNK = 1024u;
-const THREADS = 256u;
 const LIST = 132u; // ids [64], logits [64] f32, Σ exp(l − best), Σ exp((l − best) / temperature), 2 unused
 const LOWEST = -3.4028234e38;
 const NO_ID = 0xffffffffu;
@@ -60,7 +62,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var step = size / 2u; step > 0u; step /= 2u) {
       workgroupBarrier();
       for (var i = thread; i < CHUNK / 2u; i += THREADS) {
-        let low = 2u * i - i % step;
+        let low = 2u * i - (i & (step - 1u));
         compare_exchange(low, low + step, (low & size) == 0u);
       }
     }
@@ -81,7 +83,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var i = thread; i < pairs * BEST / 2u; i += THREADS) {
         let pair = i / (BEST / 2u);
         let j = i % (BEST / 2u);
-        let low = pair * 2u * pitch + 2u * j - j % step;
+        let low = pair * 2u * pitch + 2u * j - (j & (step - 1u));
         compare_exchange(low, low + step, pair % 2u == 0u);
       }
     }

@@ -2,6 +2,9 @@
 // One workgroup a row takes 15 lists at a time beside the best so far; each list is sorted already, so they only merge.
 // The order is total: logit descending, then id ascending.
 
+// A power of two, at least 2.
+override THREADS: u32 = 64;
+
 struct Params {
   rows: u32,
   // The row of inverse_temperatures and of results that belongs to row 0.
@@ -16,7 +19,6 @@ struct Params {
 
 const BEST = 64u;
 const SLOTS = 16u; // lists that merge at a time; slot 0 holds the best so far
-const THREADS = 256u;
 const LIST = 132u; // ids [64], logits [64] f32, Σ exp(l − best), Σ exp((l − best) / temperature), 2 unused
 const LOWEST = -3.4028234e38;
 const NO_ID = 0xffffffffu;
@@ -78,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = thread; i < pairs * BEST / 2u; i += THREADS) {
           let pair = i / (BEST / 2u);
           let j = i % (BEST / 2u);
-          let low = pair * 2u * pitch + 2u * j - j % step;
+          let low = pair * 2u * pitch + 2u * j - (j & (step - 1u));
           compare_exchange(low, low + step, pair % 2u == 0u);
         }
       }

@@ -158,7 +158,8 @@ interface MatmulCase {
 function matmulCase(kernel: Kernel<MatmulShape>, format: WeightFormat, shape: MatmulCase): WgslCase {
   const { rows, inputs, outputs, bias = false, accumulate = false, part = false } = shape;
   const notes = [bias ? ' + bias' : '', accumulate ? ' + y' : '', part ? ', part' : ''].join('');
-  const tile = kernel.constants.ROW_LANES ? `, tiles of ${kernel.constants.ROW_LANES * 8}` : '';
+  const { ROW_LANES, SINGLE_ROW } = kernel.constants;
+  const tile = ROW_LANES ? `, tiles of ${ROW_LANES * 8}` : SINGLE_ROW ? ', single' : '';
   return {
     name: `${kernel.name} ${format} [${rows}, ${inputs}] × [${outputs}]${notes}${tile}`,
     kernels: [kernel],
@@ -378,6 +379,11 @@ const rowsShapes: readonly MatmulCase[] = [
   { rows: 5, inputs: 129, outputs: 17, bias: true, accumulate: true, part: true },
   { rows: 8, inputs: 576, outputs: 257 },
 ];
+const singleRowShapes: readonly MatmulCase[] = [
+  { rows: 1, inputs: 1, outputs: 17, bias: true },
+  { rows: 1, inputs: 172, outputs: 64, bias: true, accumulate: true, part: true },
+  { rows: 1, inputs: 576, outputs: 257 },
+];
 const tileShapes = (tile: number): readonly MatmulCase[] => [
   { rows: 1, inputs: 7, outputs: 1 },
   { rows: tile - 1, inputs: 15, outputs: 63, bias: true },
@@ -397,6 +403,7 @@ export const wgslCases: readonly WgslCase[] = [
   rmsNormCase(2, 64, false, 1e-6),
   ...formats.flatMap((format) => [
     ...rowsShapes.map((shape) => matmulCase(matmulRowsKernel(format), format, shape)),
+    ...singleRowShapes.map((shape) => matmulCase(matmulRowsKernel(format, true), format, shape)),
     ...[16, 32, 64].flatMap((tile) =>
       tileShapes(tile).map((shape) => matmulCase(matmulTilesKernel(format, tile), format, shape)),
     ),

@@ -25,6 +25,9 @@ export const LIST_WORDS = 2 * LIST_CANDIDATES + 4;
 /** Logits that one workgroup of head_candidates looks at. */
 export const HEAD_CHUNK = 1024;
 
+/** More threads would finish a chunk sooner on a GPU; adapters made of CPU threads pay for each at each barrier. */
+const HEAD_THREADS = 64;
+
 export interface RowsShape {
   readonly rows: number;
 }
@@ -73,10 +76,10 @@ const matmulParams = u32(
   'accumulate',
 );
 
-/** For few rows: each weight is read once for every four. */
-export function matmulRowsKernel(format: WeightFormat): Kernel<MatmulShape> {
+/** For few rows: each weight is read once for every four; or for one row alone. */
+export function matmulRowsKernel(format: WeightFormat, singleRow = false): Kernel<MatmulShape> {
   const groups = 4;
-  const tuning = { LANES: 16, GROUPS: groups };
+  const tuning = { LANES: 16, GROUPS: groups, SINGLE_ROW: singleRow ? 1 : 0 };
   return {
     name: format === 'f16' ? 'matmul_rows_f16' : 'matmul_rows',
     wgsl: format === 'f16' ? SHADERS.matmul_rows_f16 : SHADERS.matmul_rows,
@@ -111,6 +114,7 @@ export interface KernelVariant<Shape> {
 /** Few rows would leave most of a tile idle, so each size of micro-batch has its matmul. */
 export function matmulVariants(format: WeightFormat): readonly KernelVariant<MatmulShape>[] {
   return [
+    { upToRows: 1, kernel: matmulRowsKernel(format, true) },
     { upToRows: 8, kernel: matmulRowsKernel(format) },
     { upToRows: 32, kernel: matmulTilesKernel(format, 32) },
     { upToRows: Number.POSITIVE_INFINITY, kernel: matmulTilesKernel(format, 64) },
@@ -162,7 +166,7 @@ export function headCandidatesKernel(): Kernel<HeadShape> {
     wgsl: SHADERS.head_candidates,
     bindings: bindings(['logits', 'inverse_temperatures'], ['lists']),
     params: u32('rows', 'first_row', 'vocab', 'chunks'),
-    constants: {},
+    constants: { THREADS: HEAD_THREADS },
     features: [],
     dispatch: ({ rows, chunks }) => [chunks, rows, 1],
   };
@@ -174,7 +178,7 @@ export function headMergeKernel(): Kernel<HeadShape> {
     wgsl: SHADERS.head_merge,
     bindings: bindings(['lists', 'inverse_temperatures'], ['results']),
     params: u32('rows', 'first_row', 'chunks'),
-    constants: {},
+    constants: { THREADS: HEAD_THREADS },
     features: [],
     dispatch: ({ rows }) => [rows, 1, 1],
   };
@@ -188,6 +192,7 @@ export function allKernels(): readonly Kernel<never>[] {
     embedKernel('f16'),
     rmsNormKernel(),
     ...formats.flatMap((format) => [
+      matmulRowsKernel(format, true),
       matmulRowsKernel(format),
       ...[16, 32, 64].map((tile) => matmulTilesKernel(format, tile)),
     ]),

@@ -42,6 +42,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 // Blocks of 64 are sorted (bitonic), then pairs of blocks keep their best 64 until one block is left. The order is total:
 // logit descending, then id ascending. Result lists have head_merge's layout.
 
+// A power of two, at least 2.
+override THREADS: u32 = 64;
+
 struct Params {
   rows: u32,
   // The row of inverse_temperatures that belongs to row 0.
@@ -57,7 +60,6 @@ struct Params {
 
 const BEST = 64u;
 const CHUNK = 1024u;
-const THREADS = 256u;
 const LIST = 132u; // ids [64], logits [64] f32, Σ exp(l − best), Σ exp((l − best) / temperature), 2 unused
 const LOWEST = -3.4028234e38;
 const NO_ID = 0xffffffffu;
@@ -100,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var step = size / 2u; step > 0u; step /= 2u) {
       workgroupBarrier();
       for (var i = thread; i < CHUNK / 2u; i += THREADS) {
-        let low = 2u * i - i % step;
+        let low = 2u * i - (i & (step - 1u));
         compare_exchange(low, low + step, (low & size) == 0u);
       }
     }
@@ -121,7 +123,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var i = thread; i < pairs * BEST / 2u; i += THREADS) {
         let pair = i / (BEST / 2u);
         let j = i % (BEST / 2u);
-        let low = pair * 2u * pitch + 2u * j - j % step;
+        let low = pair * 2u * pitch + 2u * j - (j & (step - 1u));
         compare_exchange(low, low + step, pair % 2u == 0u);
       }
     }
@@ -158,6 +160,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 // One workgroup a row takes 15 lists at a time beside the best so far; each list is sorted already, so they only merge.
 // The order is total: logit descending, then id ascending.
 
+// A power of two, at least 2.
+override THREADS: u32 = 64;
+
 struct Params {
   rows: u32,
   // The row of inverse_temperatures and of results that belongs to row 0.
@@ -172,7 +177,6 @@ struct Params {
 
 const BEST = 64u;
 const SLOTS = 16u; // lists that merge at a time; slot 0 holds the best so far
-const THREADS = 256u;
 const LIST = 132u; // ids [64], logits [64] f32, Σ exp(l − best), Σ exp((l − best) / temperature), 2 unused
 const LOWEST = -3.4028234e38;
 const NO_ID = 0xffffffffu;
@@ -234,7 +238,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = thread; i < pairs * BEST / 2u; i += THREADS) {
           let pair = i / (BEST / 2u);
           let j = i % (BEST / 2u);
-          let low = pair * 2u * pitch + 2u * j - j % step;
+          let low = pair * 2u * pitch + 2u * j - (j & (step - 1u));
           compare_exchange(low, low + step, pair % 2u == 0u);
         }
       }
@@ -270,13 +274,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 }
 `,
   matmul_rows: `// y = x · Wᵀ (+ bias) (+ y) for few rows (decode), where reading W is the cost: each weight is loaded once for four rows, by
-// LANES threads that walk the inputs side by side. A thread keeps 4 outputs × 4 rows and the lanes' sums meet at the end.
+// LANES threads that walk the inputs side by side. A thread keeps 4 outputs × 4 rows and the lanes' sums meet at the end. For a
+// single row it keeps 4 outputs × 4 inputs in place of the rows, which takes a quarter of the arithmetic.
 // W and x are padded with zeros to octets of inputs. Weights are f32, or f16 packed two to a word.
 
 override WEIGHTS_F16: bool = false;
 // Threads along the inputs, and groups of four outputs in a workgroup.
 override LANES: u32 = 16;
 override GROUPS: u32 = 4;
+override SINGLE_ROW: bool = false;
 
 struct Params {
   rows: u32,
@@ -326,7 +332,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   let outputs = min(vec4<u32>(output) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.outputs - 1u));
   let from_x = rows * octets * 2u;
   let from_w = outputs * octets;
-  var sums: array<vec4<f32>, OUTPUTS>; // [output] of four rows
+  var sums: array<vec4<f32>, OUTPUTS>; // [output] of four rows, or of one row's inputs modulo 4
   for (var octet = lane.x; octet < octets; octet += LANES) {
     let w = array<mat2x4<f32>, OUTPUTS>(
       weights_at(from_w.x + octet),
@@ -336,13 +342,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     );
     for (var half = 0u; half < 2u; half++) {
       let at = from_x + octet * 2u + half;
-      let column = transpose(mat4x4<f32>(x[at.x], x[at.y], x[at.z], x[at.w])); // [input] of four rows
-      for (var o = 0u; o < OUTPUTS; o++) {
-        let four = w[o][half];
-        sums[o] = fma(column[0], vec4<f32>(four.x), sums[o]);
-        sums[o] = fma(column[1], vec4<f32>(four.y), sums[o]);
-        sums[o] = fma(column[2], vec4<f32>(four.z), sums[o]);
-        sums[o] = fma(column[3], vec4<f32>(four.w), sums[o]);
+      if (SINGLE_ROW) {
+        for (var o = 0u; o < OUTPUTS; o++) {
+          sums[o] = fma(x[at.x], w[o][half], sums[o]);
+        }
+      } else {
+        let column = transpose(mat4x4<f32>(x[at.x], x[at.y], x[at.z], x[at.w])); // [input] of four rows
+        for (var o = 0u; o < OUTPUTS; o++) {
+          let four = w[o][half];
+          sums[o] = fma(column[0], vec4<f32>(four.x), sums[o]);
+          sums[o] = fma(column[1], vec4<f32>(four.y), sums[o]);
+          sums[o] = fma(column[2], vec4<f32>(four.z), sums[o]);
+          sums[o] = fma(column[3], vec4<f32>(four.w), sums[o]);
+        }
       }
     }
   }
@@ -351,12 +363,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     partial[mine + o] = sums[o];
   }
   workgroupBarrier();
-  for (var cell = lane.x; cell < OUTPUTS * ROWS; cell += LANES) {
+  for (var cell = lane.x; cell < OUTPUTS * select(ROWS, 1u, SINGLE_ROW); cell += LANES) {
     let o = cell % OUTPUTS;
     let r = cell / OUTPUTS;
-    var sum = 0.0;
+    var four = vec4<f32>();
     for (var l = 0u; l < LANES; l++) {
-      sum += partial[(lane.y * LANES + l) * OUTPUTS + o][r];
+      four += partial[(lane.y * LANES + l) * OUTPUTS + o];
+    }
+    var sum = four[r];
+    if (SINGLE_ROW) {
+      sum = (four.x + four.y) + (four.z + four.w);
     }
     if (row + r < params.rows && output + o < params.outputs) {
       let column = params.first_output + output + o;
@@ -373,7 +389,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 }
 `,
   matmul_rows_f16: `// y = x · Wᵀ (+ bias) (+ y) for few rows (decode), where reading W is the cost: each weight is loaded once for four rows, by
-// LANES threads that walk the inputs side by side. A thread keeps 4 outputs × 4 rows and the lanes' sums meet at the end.
+// LANES threads that walk the inputs side by side. A thread keeps 4 outputs × 4 rows and the lanes' sums meet at the end. For a
+// single row it keeps 4 outputs × 4 inputs in place of the rows, which takes a quarter of the arithmetic.
 // W and x are padded with zeros to octets of inputs. Weights are f16, read as such (the feature shader-f16); sums are f32.
 
 enable f16;
@@ -381,6 +398,7 @@ enable f16;
 // Threads along the inputs, and groups of four outputs in a workgroup.
 override LANES: u32 = 16;
 override GROUPS: u32 = 4;
+override SINGLE_ROW: bool = false;
 
 struct Params {
   rows: u32,
@@ -423,7 +441,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   let outputs = min(vec4<u32>(output) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.outputs - 1u));
   let from_x = rows * octets * 2u;
   let from_w = outputs * octets;
-  var sums: array<vec4<f32>, OUTPUTS>; // [output] of four rows
+  var sums: array<vec4<f32>, OUTPUTS>; // [output] of four rows, or of one row's inputs modulo 4
   for (var octet = lane.x; octet < octets; octet += LANES) {
     let w = array<mat2x4<f32>, OUTPUTS>(
       weights_at(from_w.x + octet),
@@ -433,13 +451,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     );
     for (var half = 0u; half < 2u; half++) {
       let at = from_x + octet * 2u + half;
-      let column = transpose(mat4x4<f32>(x[at.x], x[at.y], x[at.z], x[at.w])); // [input] of four rows
-      for (var o = 0u; o < OUTPUTS; o++) {
-        let four = w[o][half];
-        sums[o] = fma(column[0], vec4<f32>(four.x), sums[o]);
-        sums[o] = fma(column[1], vec4<f32>(four.y), sums[o]);
-        sums[o] = fma(column[2], vec4<f32>(four.z), sums[o]);
-        sums[o] = fma(column[3], vec4<f32>(four.w), sums[o]);
+      if (SINGLE_ROW) {
+        for (var o = 0u; o < OUTPUTS; o++) {
+          sums[o] = fma(x[at.x], w[o][half], sums[o]);
+        }
+      } else {
+        let column = transpose(mat4x4<f32>(x[at.x], x[at.y], x[at.z], x[at.w])); // [input] of four rows
+        for (var o = 0u; o < OUTPUTS; o++) {
+          let four = w[o][half];
+          sums[o] = fma(column[0], vec4<f32>(four.x), sums[o]);
+          sums[o] = fma(column[1], vec4<f32>(four.y), sums[o]);
+          sums[o] = fma(column[2], vec4<f32>(four.z), sums[o]);
+          sums[o] = fma(column[3], vec4<f32>(four.w), sums[o]);
+        }
       }
     }
   }
@@ -448,12 +472,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     partial[mine + o] = sums[o];
   }
   workgroupBarrier();
-  for (var cell = lane.x; cell < OUTPUTS * ROWS; cell += LANES) {
+  for (var cell = lane.x; cell < OUTPUTS * select(ROWS, 1u, SINGLE_ROW); cell += LANES) {
     let o = cell % OUTPUTS;
     let r = cell / OUTPUTS;
-    var sum = 0.0;
+    var four = vec4<f32>();
     for (var l = 0u; l < LANES; l++) {
-      sum += partial[(lane.y * LANES + l) * OUTPUTS + o][r];
+      four += partial[(lane.y * LANES + l) * OUTPUTS + o];
+    }
+    var sum = four[r];
+    if (SINGLE_ROW) {
+      sum = (four.x + four.y) + (four.z + four.w);
     }
     if (row + r < params.rows && output + o < params.outputs) {
       let column = params.first_output + output + o;
