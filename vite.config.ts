@@ -2,11 +2,13 @@
  * Test projects: `node` runs everything beside the code and under test/ in Node (Dawn for WebGPU); `browser` runs the kernel
  * cases and goldens of test/ in Chromium, driven by Playwright.
  */
+import { resolve } from 'node:path';
 import { playwright } from '@vitest/browser-playwright';
 import { defineConfig } from 'vitest/config';
 
 const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' };
 const chromium = process.env.GLINTHAWK_CHROMIUM;
+const modelsRoot = resolve(process.env.GLINTHAWK_MODELS ?? '../shared/models');
 
 export default defineConfig({
   test: {
@@ -23,9 +25,10 @@ export default defineConfig({
         },
       },
       {
-        server: { headers: isolation, fs: { allow: ['..'] } },
+        server: { headers: isolation, fs: { allow: ['.', modelsRoot] } },
         test: {
           name: 'browser',
+          provide: { modelsRoot, inCi: Boolean(process.env.CI) },
           include: ['test/**/*.browser.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,

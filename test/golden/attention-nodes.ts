@@ -11,8 +11,8 @@ export interface Nodes {
 
 const KV_BYTES = 64 * 2 ** 20;
 
-export function localNodes(workers: number): Nodes {
-  return { sources: [localAttentionSource({ workers, memoryBytes: KV_BYTES })], close: async () => {} };
+export function localNodes(workers: number, memoryBytes = KV_BYTES): Nodes {
+  return { sources: [localAttentionSource({ workers, memoryBytes })], close: async () => {} };
 }
 
 export async function remoteNodes(scheme: 'tcp' | 'ws', count: number): Promise<Nodes> {

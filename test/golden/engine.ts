@@ -1,7 +1,7 @@
 /** Requests and their outcomes as tests look at them: what an engine made of goldens, whatever its backends are. */
 import type { EngineApi, FinishReason, GenerationRequest, SamplingParams, TokenLogprobs } from '@glinthawk/engine';
 import { expect } from 'vitest';
-import type { GoldenCase } from './golden.ts';
+import type { GoldenCase } from './golden-cases.ts';
 
 export const greedy: SamplingParams = {
   temperature: 0,
