@@ -74,6 +74,15 @@ describeWithWebGpu('webgpu dense', () => {
     const model = randomModel();
     const backend = await createWebGpuDense(gpu, model);
     await expect(backend.createBatch({ maxRows: 70_000, maxHeadRows: 1 })).rejects.toThrow(CapacityError);
+    const before = backend.allocatedBytes();
+    // Rows of gate and up would need a buffer beyond every GPU's limit.
+    const wide = randomModel({ intermediateSize: 20_000, hiddenSize: 8, layers: 1 });
+    const wideBackend = await createWebGpuDense(gpu, wide);
+    const held = wideBackend.allocatedBytes();
+    await expect(wideBackend.createBatch({ maxRows: 60_000, maxHeadRows: 1 })).rejects.toThrow(CapacityError);
+    expect(wideBackend.allocatedBytes()).toBe(held);
+    await wideBackend.close();
+    expect(backend.allocatedBytes()).toBe(before);
     await expect(createWebGpuDense(gpu, model, { maxBindingBytes: 100 })).rejects.toThrow(/at most 100/);
     const batch = await backend.createBatch({ maxRows: 2, maxHeadRows: 1 });
     const step = {

@@ -63,20 +63,29 @@ export class ScratchPool {
   #create({ maxRows, maxHeadRows }: BatchShape): Scratch {
     const { hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize } = this.#config;
     const { storage, copyDst, copySrc } = BUFFER_USAGE;
-    const rows = (label: string, count: number, width: number, usage: number = storage) =>
-      this.#memory.create(label, count * width * 4, usage);
+    const made: GPUBuffer[] = [];
+    const rows = (label: string, count: number, width: number, usage: number = storage) => {
+      const buffer = this.#memory.create(label, count * width * 4, usage);
+      made.push(buffer);
+      return buffer;
+    };
     const logitsBytes = Math.min(LOGITS_BYTES, this.#maxBindingBytes);
     const headChunkRows = Math.max(1, Math.min(maxHeadRows, Math.floor(logitsBytes / (vocabSize * 4))));
-    return {
-      attended: rows('attended', maxRows, paddedTo8(heads * headDim), storage | copyDst),
-      normed: rows('normed', maxRows, paddedTo8(hiddenSize)),
-      qkv: rows('qkv', maxRows, (heads + 2 * kvHeads) * headDim, storage | copySrc),
-      gateUp: rows('gate|up', maxRows, 2 * intermediateSize),
-      activated: rows('activated', maxRows, paddedTo8(intermediateSize)),
-      logits: rows('logits', headChunkRows, vocabSize, storage | copySrc),
-      lists: rows('lists', headChunkRows, Math.ceil(vocabSize / HEAD_CHUNK) * LIST_WORDS),
-      results: rows('results', maxHeadRows, LIST_WORDS, storage | copySrc),
-      headChunkRows,
-    };
+    try {
+      return {
+        attended: rows('attended', maxRows, paddedTo8(heads * headDim), storage | copyDst),
+        normed: rows('normed', maxRows, paddedTo8(hiddenSize)),
+        qkv: rows('qkv', maxRows, (heads + 2 * kvHeads) * headDim, storage | copySrc),
+        gateUp: rows('gate|up', maxRows, 2 * intermediateSize),
+        activated: rows('activated', maxRows, paddedTo8(intermediateSize)),
+        logits: rows('logits', headChunkRows, vocabSize, storage | copySrc),
+        lists: rows('lists', headChunkRows, Math.ceil(vocabSize / HEAD_CHUNK) * LIST_WORDS),
+        results: rows('results', maxHeadRows, LIST_WORDS, storage | copySrc),
+        headChunkRows,
+      };
+    } catch (thrown) {
+      for (const buffer of made) this.#memory.destroy(buffer);
+      throw thrown;
+    }
   }
 }

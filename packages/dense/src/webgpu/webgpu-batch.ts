@@ -87,9 +87,14 @@ export class WebGpuBatch implements DenseBatch {
   static async create(context: BatchContext, shape: BatchShape): Promise<WebGpuBatch> {
     const { device, memory, pipelines, config, scratchPool } = context;
     const layout = stepLayout(shape, config.headDim);
-    const scratch = await checkedSetup(device, () => scratchPool.acquire(shape));
     const made: GPUBuffer[] = [];
+    let acquired: Scratch | null = null;
+    let table: LaunchTable | null = null;
     try {
+      const scratch = await checkedSetup(device, () => {
+        acquired = scratchPool.acquire(shape);
+        return acquired;
+      });
       const { buffers, stages } = await checkedSetup(device, () => {
         const create = (label: string, bytes: number, usage: number) => {
           const buffer = memory.create(label, bytes, usage);
@@ -124,11 +129,17 @@ export class WebGpuBatch implements DenseBatch {
       });
       const specs = [stages.embed, ...stages.pre, ...stages.post, stages.head, stages.oneRow].flat();
       await compileSpecs(pipelines, specs, (scope) => maxRowsOf(scope, shape, scratch));
-      const table = await checkedSetup(device, () => new LaunchTable(device, memory, pipelines, specs));
-      return new WebGpuBatch(context, shape, scratch, made, buffers.step, buffers.readback, layout, table, stages);
+      const launches = await checkedSetup(device, () => {
+        table = new LaunchTable(device, memory, pipelines, specs);
+        return table;
+      });
+      const failure = context.failure();
+      if (failure) throw failure;
+      return new WebGpuBatch(context, shape, scratch, made, buffers.step, buffers.readback, layout, launches, stages);
     } catch (thrown) {
       for (const buffer of made) memory.destroy(buffer);
-      scratchPool.release(shape);
+      (table as LaunchTable | null)?.destroy();
+      if (acquired) scratchPool.release(shape);
       throw thrown;
     }
   }
