@@ -84,5 +84,5 @@ export function attentionPlaces(text: string): readonly AttentionPlace[] {
 
 /** A command line that a shell reads back as it was. */
 export function shellQuote(words: readonly string[]): string {
-  return words.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
+  return words.map((word) => (/^[\w@%+=:,./…-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
 }

@@ -99,9 +99,13 @@ export async function run(flags: RunFlags, context: RunContext): Promise<number>
   }
 }
 
-/** As it was typed, but for what would throw the results away. */
+/** As it was typed, but for what would throw the results away, and the secret. */
 function resumeCommand(argv: readonly string[]): string {
-  return shellQuote(['glinthawk', ...argv.filter((word) => word !== '--restart')]);
+  const words = argv.filter((word) => word !== '--restart');
+  const shown = words.map((word, i) =>
+    words[i - 1] === '--token' ? '…' : word.startsWith('--token=') ? '--token=…' : word,
+  );
+  return shellQuote(['glinthawk', ...shown]);
 }
 
 async function refuseSameFiles({ input, output, errors }: RunFlags): Promise<void> {
