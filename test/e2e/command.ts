@@ -32,6 +32,10 @@ export function start(args: readonly string[], options: CommandOptions = {}): Ru
     cwd: repositoryRoot,
     env: { ...process.env, NO_COLOR: '1', GLINTHAWK_TOKEN: '', ...options.env },
   });
+  // A test that fails half-way leaves no node behind.
+  onTestFinished(() => {
+    child.kill('SIGKILL');
+  });
   let stdout = '';
   let stderr = '';
   const watchers = new Set<() => void>();
