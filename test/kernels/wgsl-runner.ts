@@ -23,7 +23,7 @@ export class WgslRunner {
 
   constructor(gpu: GpuDevice) {
     this.gpu = gpu;
-    this.#pipelines = new Pipelines(gpu.device);
+    this.#pipelines = Pipelines.of(gpu.device);
     gpu.failed.then((error) => {
       this.#failure = error;
     });

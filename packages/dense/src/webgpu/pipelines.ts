@@ -1,4 +1,4 @@
-/** Compiles kernels for one device, each variant once, and knows their bind group layouts. */
+/** Compiles kernels, each variant once for a device, and knows their bind group layouts. */
 import { DeviceError, toError } from '@glinthawk/core';
 import { checkedSetup } from './gpu-memory.ts';
 import { type BindingKind, type Kernel, variantKey } from './kernel.ts';
@@ -11,13 +11,24 @@ const BUFFER_TYPES: Readonly<Record<BindingKind, GPUBufferBindingType>> = {
   params: 'uniform',
 };
 
+const byDevice = new WeakMap<GPUDevice, Pipelines>();
+
 export class Pipelines {
   readonly #device: GPUDevice;
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #compiling = new Map<string, Promise<void>>();
   readonly #compiled = new Map<string, GPUComputePipeline>();
 
-  constructor(device: GPUDevice) {
+  /** The device's own: whatever runs on it shares what was compiled. */
+  static of(device: GPUDevice): Pipelines {
+    const known = byDevice.get(device);
+    if (known) return known;
+    const made = new Pipelines(device);
+    byDevice.set(device, made);
+    return made;
+  }
+
+  private constructor(device: GPUDevice) {
     this.#device = device;
   }
 
@@ -52,10 +63,6 @@ export class Pipelines {
   /** The kernel's pipeline, if it has been compiled. */
   get(kernel: Kernel<never>): GPUComputePipeline | undefined {
     return this.#compiled.get(variantKey(kernel));
-  }
-
-  get variants(): readonly string[] {
-    return [...this.#compiled.keys()];
   }
 
   async #compile(kernel: Kernel<never>, key: string): Promise<void> {

@@ -137,7 +137,7 @@ class WebGpuDense implements DenseBackend {
     this.#context = {
       device,
       memory,
-      pipelines: new Pipelines(device),
+      pipelines: Pipelines.of(device),
       config,
       weights,
       format,
