@@ -24,7 +24,7 @@ export const denseWebGpuCases: readonly DenseWebGpuCase[] = [
   {
     name: 'llama: no biases, tied head',
     config: { ...plain, tiedEmbeddings: true },
-    rows: [1, 7, 70],
+    rows: [1, 7, 17, 70],
     options: [f32, f16, packed],
   },
   {
@@ -42,7 +42,7 @@ export const denseWebGpuCases: readonly DenseWebGpuCase[] = [
   {
     name: 'matrices split over bindings of 4 KiB, logits three rows at a time',
     config: { tiedEmbeddings: false },
-    rows: [1, 12],
+    rows: [1, 20],
     options: [
       { ...f32, maxBindingBytes: 4096 },
       { ...packed, maxBindingBytes: 4096 },

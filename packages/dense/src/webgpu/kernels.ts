@@ -115,7 +115,7 @@ export interface KernelVariant<Shape> {
 export function matmulVariants(format: WeightFormat): readonly KernelVariant<MatmulShape>[] {
   return [
     { upToRows: 1, kernel: matmulRowsKernel(format, true) },
-    { upToRows: 8, kernel: matmulRowsKernel(format) },
+    { upToRows: 16, kernel: matmulRowsKernel(format) },
     { upToRows: 32, kernel: matmulTilesKernel(format, 32) },
     { upToRows: Number.POSITIVE_INFINITY, kernel: matmulTilesKernel(format, 64) },
   ];
