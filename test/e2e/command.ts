@@ -127,7 +127,24 @@ export function byId(lines: readonly ResultLine[]): Map<string | null, ResultLin
   return all;
 }
 
-/** The flags of a run on the example model, on the backend that every machine has. */
+/**
+ * The flags of a run on the example model, on the backend that every machine has. KV in f32, since runs are compared to the
+ * token: f16 turns the last bits in which batches differ into differences of 2e-4 in logits, which decide a near tie (one token
+ * in some thousands of this job's).
+ */
 export function runArguments(input: string, output: string, ...more: readonly string[]): string[] {
-  return ['run', '--model', exampleModel, '--dense', 'wasm', '--input', input, '--output', output, ...more];
+  return [
+    'run',
+    '--model',
+    exampleModel,
+    '--dense',
+    'wasm',
+    '--input',
+    input,
+    '--output',
+    output,
+    '--kv',
+    'f32',
+    ...more,
+  ];
 }

@@ -32,7 +32,13 @@ const golden = JSON.parse(readFileSync(join(exampleModel, 'golden.json'), 'utf8'
 const STORIES = ['Once upon a time', 'The little dragon', 'One day Tom', 'In the garden', 'The big ship'];
 const long = Array.from({ length: 60 }, (_, i) => {
   const prompt = `${STORIES[i % STORIES.length]} ${'very '.repeat(i % 7)}`.trim();
-  const rest = { max_tokens: 24 + (i % 5) * 8, temperature: i % 2, seed: i, ignore_eos: true, return_token_ids: true };
+  const rest = {
+    max_tokens: 24 + (i % 12) * 12,
+    temperature: i % 2,
+    seed: i,
+    ignore_eos: true,
+    return_token_ids: true,
+  };
   return JSON.stringify({ custom_id: `r${i}`, prompt, ...rest });
 }).join('\n');
 
@@ -51,6 +57,8 @@ function expectedOfLong(): Promise<Map<string | null, ResultLine>> {
   return undisturbed;
 }
 
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
 /** Resolves when the journal holds so many finished requests, or the process has ended. */
 async function finished(output: string, requests: number, running: Running): Promise<void> {
   let isOver = false;
@@ -60,7 +68,7 @@ async function finished(output: string, requests: number, running: Running): Pro
   const journal = `${output}.journal`;
   while (!isOver) {
     if (existsSync(journal) && readFileSync(journal, 'utf8').split('\n').length - 2 >= requests) return;
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await sleep(5);
   }
 }
 
@@ -118,7 +126,7 @@ describe('results', { timeout: 300_000 }, () => {
     expect([again.status, readFileSync(output, 'utf8')]).toEqual([0, before]);
     expect(again.stderr).toContain('already done: 24 of 24 requests');
     const other = await glinthawk([...runArguments(prompts, output), '--kv', 'int8']);
-    expect([other.status, other.stderr]).toEqual([2, expect.stringContaining('--kv was f16, now int8')]);
+    expect([other.status, other.stderr]).toEqual([2, expect.stringContaining('--kv was f32, now int8')]);
   });
 
   it('are the same from standard input and gzip', async () => {
@@ -191,17 +199,20 @@ describe('a job that is stopped', { timeout: 300_000 }, () => {
     const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
     writeFileSync(input, long);
     let kills = 0;
-    for (let wanted = 4; ; wanted += 9) {
+    // By turns at a random instant (loading, validating, generating), and a random while after some more are finished.
+    for (let round = 0, wanted = 2; ; round++) {
       const running = start(runArguments(input, output));
-      if (wanted < 50) {
+      if (round % 2 === 0) await sleep(Math.random() * 900);
+      else {
+        wanted += 6;
         await finished(output, wanted, running);
-        await new Promise((resolve) => setTimeout(resolve, Math.random() * 120));
-        running.child.kill('SIGKILL');
+        await sleep(Math.random() * 60);
       }
-      const { signal, status } = await running.ended;
-      if (signal === 'SIGKILL') kills++;
-      else if (status === 0) break;
-      else expect(status).toBe(0);
+      if (round < 16) running.child.kill('SIGKILL');
+      const { signal, status, stderr } = await running.ended;
+      if (signal === null) expect({ status, stderr }).toMatchObject({ status: 0 });
+      if (signal === null) break;
+      kills++;
     }
     expect(kills).toBeGreaterThanOrEqual(4);
     expectSame(byId(readLines(output)), expected);
@@ -234,7 +245,8 @@ function expectSame(found: Map<string | null, ResultLine>, expected: Map<string 
 async function startNode(
   ...more: readonly string[]
 ): Promise<{ readonly node: Running; readonly tcp: string; readonly ws: string }> {
-  const node = start(['attention', '--listen', '127.0.0.1:0', '--workers', '1', '--memory', '64MiB', ...more]);
+  const listen = more.includes('--listen') ? [] : ['--listen', '127.0.0.1:0'];
+  const node = start(['attention', ...listen, '--workers', '1', '--memory', '64MiB', ...more]);
   const [, tcp = '', ws = ''] = await node.saw(/listening at (\S+) and (\S+)\n/);
   return { node, tcp, ws };
 }
@@ -279,6 +291,37 @@ describe('attention nodes', { timeout: 300_000 }, () => {
     expectSame(byId(readLines(output)), expected);
     two.node.child.kill('SIGTERM');
     await two.node.ended;
+  });
+
+  it('may be killed at any instant, again and again, and come back: the results stay the same', async () => {
+    const expected = await expectedOfLong();
+    const nodes = [await startNode(), await startNode()];
+    const output = join(temporaryFolder(), 'out.jsonl');
+    const addresses = nodes.map(({ tcp }) => tcp);
+    const running = start([...runArguments('-', output), '--attention', addresses.join(','), '--wait-for-nodes'], {
+      stdin: long,
+    });
+    await running.saw(/^attention /m);
+    let isOver = false;
+    void running.ended.then(() => {
+      isOver = true;
+    });
+    let kills = 0;
+    for (let round = 0; !isOver && round < 4; round++) {
+      const victim = nodes[round % 2] as (typeof nodes)[number];
+      await sleep(Math.random() * 400);
+      victim.node.child.kill('SIGKILL');
+      await victim.node.ended;
+      if (!isOver) kills++;
+      nodes[round % 2] = await startNode('--listen', victim.tcp.replace('tcp://', ''));
+    }
+    const { status, stderr } = await running.ended;
+    expect(kills).toBeGreaterThan(0);
+    expect(stderr).toContain('60 succeeded');
+    expect(status).toBe(0);
+    expectSame(byId(readLines(output)), expected);
+    for (const { node } of nodes) node.child.kill('SIGTERM');
+    for (const { node } of nodes) await node.ended;
   });
 
   it('may all be gone: the job stops, says why, and goes on when one is there', async () => {

@@ -126,6 +126,34 @@ describeWithWebGpu('webgpu dense', () => {
   });
 });
 
+/** Biases, rope scaling, sliding windows and q/k norms, through everything; ids exactly, first log-probabilities within 1e-3. */
+for (const family of ['llama3', 'llama_bias', 'mistral', 'qwen2', 'qwen3', 'qwen3_yarn']) {
+  describeWithModel(`tiny ${family}`, `tiny/${family}`, (path) => {
+    const goldens = loadGolden(path);
+    const hold = async (open: (model: Model) => Promise<DenseBackend>) => {
+      const model = await openModel(path);
+      const dense = await open(model);
+      const configuration = {
+        attention: 'tcp',
+        nodes: 2,
+        rows: 16,
+        inFlight: 3,
+        prefillChunk: 7,
+        kvDtype: 'f32',
+      } as const;
+      const { outcomes: got } = await runJob(model, dense, configuration, goldenRequests(goldens, true));
+      expectGoldens(got, goldens, { tolerance: 1e-3, texts: false });
+      await dense.close();
+      await model.close();
+    };
+    it('on wasm', () => hold((model) => createWasmDense(model, { workers: 2 })));
+    describeWithWebGpu('webgpu dense', () => {
+      it('f32 weights', () =>
+        hold((model) => createWebGpuDense({ allowSoftware: true }, model, { weightDtype: 'f32' })));
+    });
+  });
+}
+
 describeWithModel('200 prompts of stories260K', 'stories260K', (path) => {
   let model: Model;
   let dense: DenseBackend;
@@ -140,9 +168,12 @@ describeWithModel('200 prompts of stories260K', 'stories260K', (path) => {
     prefillChunk: 512,
     kvDtype: 'f32',
   };
+  /** Live handles of this process while nothing runs but the dense workers of this suite. */
+  let before: string[];
   beforeAll(async () => {
     model = await openModel(path);
     dense = await createWasmDense(model, { workers: 2 });
+    before = process.getActiveResourcesInfo().filter((kind) => /TCP|Worker|Pipe(?!Wrap)/.test(kind));
     const stories = loadGolden(path).map(({ promptIds, greedyIds }) => [...promptIds, ...greedyIds]);
     requests = Array.from({ length: 200 }, (_, i) => {
       const story = stories[i % stories.length] as readonly number[];
@@ -163,6 +194,28 @@ describeWithModel('200 prompts of stories260K', 'stories260K', (path) => {
         expect({ id, ids, text }).toEqual({ id, ids: got.get(id)?.ids, text: got.get(id)?.text });
     });
   }
+
+  describeWithWebGpu('on webgpu', () => {
+    for (const weightDtype of ['f32', 'f16'] as const) {
+      it(`are the same with ${weightDtype} weights`, async () => {
+        const gpu = await createWebGpuDense({ allowSoftware: true }, model, { weightDtype });
+        const { outcomes: got } = await runJob(model, gpu, { ...configuration, nodes: 2, inFlight: 3 }, requests);
+        for (const [id, { ids }] of reference) expect({ id, ids: got.get(id)?.ids }).toEqual({ id, ids });
+        await gpu.close();
+        expect(gpu.allocatedBytes()).toBe(0);
+      });
+    }
+  });
+
+  it('leave no worker, socket or memory behind', async () => {
+    await runJob(model, dense, { ...configuration, attention: 'ws', nodes: 2 }, requests.slice(0, 20));
+    await runJob(model, dense, { ...configuration, nodes: 3 }, requests.slice(0, 20));
+    const own = await createWasmDense(model, { workers: 2 });
+    await own.close();
+    expect(own.allocatedBytes()).toBe(0);
+    const left = () => process.getActiveResourcesInfo().filter((kind) => /TCP|Worker|Pipe(?!Wrap)/.test(kind));
+    await expect.poll(left).toEqual(before);
+  });
 
   it('are sampled the same twice, however they are scheduled', async () => {
     const sampled = requests.map((request, i) => ({

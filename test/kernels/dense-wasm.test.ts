@@ -1,16 +1,9 @@
 /** The `wasm` dense backend in Node. */
 import { createWasmDense } from '@glinthawk/dense';
 import { expect, it } from 'vitest';
-import {
-  denseWasmCases,
-  randomAttended,
-  randomStep,
-  runDenseWasmCase,
-  type StepTrace,
-  sameBits,
-  traceStep,
-} from './dense-wasm-cases.ts';
+import { denseWasmCases, runDenseWasmCase } from './dense-wasm-cases.ts';
 import { randomModel } from './random-model.ts';
+import { randomAttended, randomStep, type StepTrace, sameBits, traceStep } from './step-trace.ts';
 
 for (const denseCase of denseWasmCases) {
   it(`wasm dense, ${denseCase.name}`, async () => {

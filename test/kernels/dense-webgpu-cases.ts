@@ -5,8 +5,8 @@
 import { f32ArrayToF16, type ModelConfig } from '@glinthawk/core';
 import { createWebGpuDense, type GpuDevice, type WebGpuDenseOptions } from '@glinthawk/dense/webgpu';
 import { openReferenceDense } from '../reference/dense.ts';
-import { randomAttended, randomStep, traceDifference, traceStep } from './dense-wasm-cases.ts';
 import { type RandomModel, randomModel } from './random-model.ts';
+import { randomAttended, randomStep, traceDifference, traceStep } from './step-trace.ts';
 
 export interface DenseWebGpuCase {
   readonly name: string;

@@ -4,9 +4,9 @@ import type { DenseBackend } from '@glinthawk/dense';
 import { createWebGpuDense, type GpuDevice, openGpuDevice, probeAdapters } from '@glinthawk/dense/webgpu';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { describeWithWebGpu } from '../webgpu.ts';
-import { randomAttended, randomStep, type StepTrace, sameBits, traceStep } from './dense-wasm-cases.ts';
 import { denseWebGpuCases, runDenseWebGpuCase } from './dense-webgpu-cases.ts';
 import { randomModel } from './random-model.ts';
+import { randomAttended, randomStep, type StepTrace, sameBits, traceStep } from './step-trace.ts';
 
 const open = () => openGpuDevice({ allowSoftware: true });
 

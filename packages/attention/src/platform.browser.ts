@@ -28,7 +28,8 @@ export const platform: Platform = {
   },
 
   startWorker(data, onGone) {
-    const worker = new Worker(new URL('./worker.browser.ts', import.meta.url), { type: 'module', name: data.name });
+    // Bundlers find the worker by exactly this form; from sources they look for the .ts file in its place.
+    const worker = new Worker(new URL('./worker.browser.js', import.meta.url), { type: 'module', name: data.name });
     return new Promise((resolve, reject) => {
       worker.onerror = (event) => {
         const error = new Error(event.message || 'the worker could not be started');

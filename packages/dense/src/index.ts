@@ -1,3 +1,3 @@
 export * from './backend.ts';
-export { createWasmDense, type DenseModel, type WasmDenseOptions } from './wasm/create-wasm-dense.ts';
+export { createWasmDense, type WasmDenseOptions } from './wasm/create-wasm-dense.ts';
 export * from './webgpu/index.ts';

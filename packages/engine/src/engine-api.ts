@@ -44,7 +44,11 @@ export interface EngineStats {
   readonly microBatchRows: number;
   readonly usedBlocks: number;
   readonly totalBlocks: number;
+  /** Of used blocks. */
   readonly kvBytes: number;
+  /** What the connected nodes can hold, as bytes and as tokens. */
+  readonly kvCapacityBytes: number;
+  readonly kvCapacityTokens: number;
   /** Since the first step: wall time, and the part of it in which each tier had something under way. */
   readonly wallMs: number;
   readonly denseBusyMs: number;

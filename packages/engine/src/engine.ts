@@ -177,8 +177,14 @@ export class Engine implements EngineApi {
     const nodes = this.#tier.describe();
     const { sent, received } = this.#tier.bytes();
     let kvBytes = 0;
+    let kvCapacityBytes = 0;
+    let kvCapacityTokens = 0;
     for (const { backend, shards } of this.#tier.connected) {
-      for (const shard of shards) kvBytes += shard.usedBlocks * backend.capacity.blockBytes;
+      for (const shard of shards) {
+        kvBytes += shard.usedBlocks * backend.capacity.blockBytes;
+        kvCapacityBytes += shard.blocks * backend.capacity.blockBytes;
+        kvCapacityTokens += shard.tokens;
+      }
     }
     const running = this.#running;
     const totals = running?.runner.totals;
@@ -198,6 +204,8 @@ export class Engine implements EngineApi {
       usedBlocks: nodes.reduce((sum, node) => sum + node.usedBlocks, 0),
       totalBlocks: nodes.reduce((sum, node) => sum + (node.connected ? node.blocks : 0), 0),
       kvBytes,
+      kvCapacityBytes,
+      kvCapacityTokens,
       wallMs: running?.runner.wall.totalMs(now) ?? 0,
       denseBusyMs: running?.runner.denseBusy.totalMs(now) ?? 0,
       attentionBusyMs: running?.runner.attentionBusy.totalMs(now) ?? 0,

@@ -8,7 +8,7 @@ import { createEngine, type EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
 import { type AttentionPlace, shellQuote } from '../arguments.ts';
 import { EXIT } from '../failure.ts';
-import { count, duration, millions, plural, table } from '../format.ts';
+import { bytes, count, duration, millions, plural, table } from '../format.ts';
 import { onInterrupt } from '../interrupt.ts';
 import { Progress } from '../progress.ts';
 import type { Screen } from '../screen.ts';
@@ -368,9 +368,11 @@ async function openEngine(
     }),
     (it) => it.close(),
   );
-  const { nodes, totalBlocks } = engine.stats();
+  const { nodes, kvCapacityBytes, kvCapacityTokens } = engine.stats();
   const names = nodes.map(({ name }) => name).join(', ');
-  screen.line(`attention  ${names}: ${flags.kv} KV in ${plural(totalBlocks, 'block')}`);
+  screen.line(
+    `attention  ${names}: room for ${count(kvCapacityTokens)} tokens of ${flags.kv} KV (${bytes(kvCapacityBytes)})`,
+  );
   return engine;
 }
 

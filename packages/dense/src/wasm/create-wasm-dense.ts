@@ -10,10 +10,9 @@ import {
   type RopeFrequencies,
   ropeFrequencies,
   silentLogger,
-  type WeightSource,
 } from '@glinthawk/core';
 import { platform } from '#dense-wasm';
-import type { DenseBackend, DenseBatch, DenseInfo } from '../backend.ts';
+import type { DenseBackend, DenseBatch, DenseInfo, DenseModel } from '../backend.ts';
 import { BatchMemory, type BatchShape, batchMemoryBytes } from './batch-memory.ts';
 import { checkCapacity, type LoadedWeights, loadWeights } from './load-weights.ts';
 import { type BatchOwner, WasmBatch } from './wasm-batch.ts';
@@ -30,12 +29,6 @@ export interface WasmDenseOptions {
   /** false: activations travel in messages, as in pages that are not cross-origin isolated. By default what the runtime allows. */
   readonly sharedMemory?: boolean;
   readonly logger?: Logger;
-}
-
-export interface DenseModel {
-  readonly config: ModelConfig;
-  /** Read while the backend is made, not after. */
-  readonly weights: WeightSource;
 }
 
 /**
