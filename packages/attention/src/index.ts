@@ -1,6 +1,7 @@
 export * from './backend.ts';
 export { createInlineAttention, type InlineAttentionOptions } from './inline.ts';
-export { type AttentionKernelInfo, attentionKernelInfo, type KernelBuild } from './kernel.ts';
+export { type AttentionKernelInfo, attentionKernelInfo } from './kernel.ts';
+export type { KernelBuild } from './platform.ts';
 export {
   createLocalAttention,
   type LocalAttentionOptions,

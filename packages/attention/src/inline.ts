@@ -1,9 +1,10 @@
 /** Attention in the calling thread: one shard, for tests, and where workers can't share memory. */
 import type { AttentionGeometry, KvDtype } from '@glinthawk/core';
 import type { AttentionBackend } from './backend.ts';
-import { attentionKernelInfo, instantiateKernel, type KernelBuild, loadKernel } from './kernel.ts';
+import { attentionKernelInfo, instantiateKernel, loadKernel } from './kernel.ts';
 import { LocalAttention } from './local-attention.ts';
 import { planShards } from './plan-shards.ts';
+import type { KernelBuild } from './platform.ts';
 import { Shard, type ShardRunner, writeConfig } from './shard.ts';
 import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
 

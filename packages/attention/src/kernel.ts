@@ -4,10 +4,8 @@
  */
 import { DeviceError } from '@glinthawk/core';
 import { platform } from '#platform';
+import type { KernelBuild, WasmName } from './platform.ts';
 import { HEAP_BASE } from './wasm-heap.ts';
-
-export type KernelBuild = 'relaxed' | 'plain';
-export type WasmName = `attention-${KernelBuild}${'' | '-shared'}`;
 
 /**
  * (module (func (result v128)

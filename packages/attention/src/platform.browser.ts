@@ -1,6 +1,5 @@
 /** Browsers: Web Workers, fetch. URLs are literal, so that bundlers find the files. */
-import type { WasmName } from './kernel.ts';
-import type { Platform } from './platform.ts';
+import type { Platform, WasmName } from './platform.ts';
 
 const WASM_URLS: Readonly<Record<WasmName, URL>> = {
   'attention-relaxed': new URL('../wasm/attention-relaxed.wasm', import.meta.url),

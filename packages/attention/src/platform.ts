@@ -1,6 +1,17 @@
 /** What attention needs of the machine that it runs on; `#platform` is Node's or the browser's. */
-import type { WasmName } from './kernel.ts';
-import type { ShardWorkerData } from './shard-worker.ts';
+
+export type KernelBuild = 'relaxed' | 'plain';
+export type WasmName = `attention-${KernelBuild}${'' | '-shared'}`;
+
+/** What a worker is given to serve a shard. */
+export interface ShardWorkerData {
+  readonly name: string;
+  readonly module: WebAssembly.Module;
+  readonly memory: WebAssembly.Memory;
+  readonly control: SharedArrayBuffer;
+  /** Address of the kernels' Config. */
+  readonly config: number;
+}
 
 export interface ShardWorker {
   /** While something is under way the process must not end. */

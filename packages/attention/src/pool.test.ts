@@ -4,8 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { platform } from '#platform';
 import type { AttentionBackend } from './backend.ts';
 import { createInlineAttention } from './inline.ts';
+import type { ShardWorkerData } from './platform.ts';
 import { createLocalAttention, createPool, localAttentionSource } from './pool.ts';
-import type { ShardWorkerData } from './shard-worker.ts';
 
 const geometry: AttentionGeometry = {
   layers: 3,

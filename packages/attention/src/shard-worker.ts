@@ -5,15 +5,7 @@
  */
 import { CapacityError } from '@glinthawk/core';
 import { instantiateKernel } from './kernel.ts';
-
-export interface ShardWorkerData {
-  readonly name: string;
-  readonly module: WebAssembly.Module;
-  readonly memory: WebAssembly.Memory;
-  readonly control: SharedArrayBuffer;
-  /** Address of the kernels' Config. */
-  readonly config: number;
-}
+import type { ShardWorkerData } from './platform.ts';
 
 const SUBMITTED = 0; // Int32 indices
 const DONE = 1;

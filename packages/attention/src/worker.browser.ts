@@ -1,5 +1,6 @@
 /** Entry point of a shard's worker in browsers: its data comes as the first message. */
-import { runShardWorker, type ShardWorkerData } from './shard-worker.ts';
+import type { ShardWorkerData } from './platform.ts';
+import { runShardWorker } from './shard-worker.ts';
 
 const scope = globalThis as unknown as {
   onmessage: ((event: MessageEvent<ShardWorkerData>) => void) | null;

@@ -29,7 +29,7 @@ import {
 } from '@glinthawk/wire';
 import { afterEach, describe, expect, it } from 'vitest';
 import { AttentionNode, type AttentionNodeOptions } from './attention-node.ts';
-import { NaiveBackend } from './naive-backend.ts';
+import { NaiveBackend } from './naive-backend.fixture.ts';
 
 const geometry: AttentionGeometry = {
   layers: 2,

@@ -18,7 +18,7 @@ import {
 import { afterEach, describe, expect, it } from 'vitest';
 import type { AttentionBackend, AttentionStep } from '../backend.ts';
 import { AttentionNode, type AttentionNodeOptions } from './attention-node.ts';
-import { NaiveBackend, type NaiveBackendOptions } from './naive-backend.ts';
+import { NaiveBackend, type NaiveBackendOptions } from './naive-backend.fixture.ts';
 import type { RemoteAttention } from './remote-attention.ts';
 import { remoteSource } from './remote-source.node.ts';
 import { messagePortSource, RemoteSource, type RemoteSourceOptions } from './remote-source.ts';

@@ -10,7 +10,7 @@ import { MAX_WEBSOCKET_MESSAGE_BYTES } from '../limits.ts';
 import type { Transport } from '../transport.ts';
 import { connectWebSocket } from '../websocket-transport.ts';
 import { type Listener, type ListenOptions, listen } from './listen.ts';
-import { selfSignedCertificate } from './self-signed.ts';
+import { selfSignedCertificate } from './self-signed.fixture.ts';
 import { connectTcp } from './tcp-transport.ts';
 
 const cleanups: (() => unknown)[] = [];
