@@ -10,8 +10,8 @@ import { type AttentionBackend, attentionKernelInfo } from '@glinthawk/attention
 import { type AttentionGeometry, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { instantiateKernel, loadKernel } from '../../packages/attention/src/kernel.ts';
 import { platform } from '../../packages/attention/src/platform.node.ts';
+import type { ShardWorkerData } from '../../packages/attention/src/platform.ts';
 import { createPool } from '../../packages/attention/src/pool.ts';
-import type { ShardWorkerData } from '../../packages/attention/src/shard-worker.ts';
 import { createMemory, HEAP_BASE } from '../../packages/attention/src/wasm-heap.ts';
 import { fillNormal, kvDtypes, randomSource } from '../kernels/attention-cases.ts';
 
