@@ -4,6 +4,7 @@ import { Connection } from './connection.ts';
 import { byeFrame, pingFrame, statsFrame } from './control.ts';
 import { encodeFrame, encodeHeader, frame } from './frame.ts';
 import { FrameType } from './frame-type.ts';
+import { MAX_HANDSHAKE_FRAMES } from './limits.ts';
 import { type MemoryFaults, memoryTransportPair } from './memory-transport.ts';
 import { ConnectionClosedError, type Transport } from './transport.ts';
 
@@ -53,6 +54,36 @@ describe('a connection', () => {
     a.send(attend(100_000));
     await expect(b.receive()).rejects.toMatchObject({ code: 'FRAME_TOO_LONG' });
     await Promise.all([a.close(), b.close()]);
+  });
+
+  it('takes only so many frames before the handshake is done', async () => {
+    const [raw, peer] = memoryTransportPair();
+    const connection = new Connection(peer);
+    await raw.send(Array.from({ length: MAX_HANDSHAKE_FRAMES + 1 }, (_, i) => encodeFrame(pingFrame(i))));
+    await expect(connection.receive()).rejects.toMatchObject({ code: 'TOO_MANY_FRAMES' });
+    await connection.close();
+  });
+
+  it('owes one PONG at most to a peer that sends PINGs and reads nothing', async () => {
+    const [raw, peer] = memoryTransportPair({ faults: [{}, { windowBytes: 0 }] });
+    const connection = new Connection(peer);
+    connection.acceptAll(() => undefined);
+    const received = connection.receive();
+    const pings = Array.from({ length: 5_000 }, (_, i) => encodeFrame(pingFrame(i)));
+    for (let i = 0; i < 5; i++) await raw.send(pings);
+    await raw.send([encodeFrame(byeFrame('done'))]);
+    expect((await received).header.type).toBe(FrameType.BYE);
+    expect(connection.backlogBytes).toBeLessThanOrEqual(64);
+    await Promise.all([connection.close(), raw.close()]);
+  });
+
+  it('drops a peer that sends and does not read, where it must', async () => {
+    const [raw, peer] = memoryTransportPair({ faults: [{}, { windowBytes: 0 }] });
+    const connection = new Connection(peer, { ...quick, peerMustRead: true });
+    const sending = setInterval(() => void raw.send([encodeFrame(pingFrame(1))]).catch(() => {}), 10);
+    await expect(connection.receive()).rejects.toThrow(/has read nothing for/);
+    clearInterval(sending);
+    await Promise.all([connection.close(), raw.close()]);
   });
 
   it('answers PING itself and measures the round trip', async () => {

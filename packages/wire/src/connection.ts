@@ -8,7 +8,7 @@ import { pingFrame, pongFrame } from './control.ts';
 import { type Frame, type FrameHeader, frameBytes, frameParts, type OutgoingFrame } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
 import { FrameType } from './frame-type.ts';
-import { MAX_HANDSHAKE_BYTES } from './limits.ts';
+import { MAX_HANDSHAKE_BYTES, MAX_HANDSHAKE_FRAMES } from './limits.ts';
 import { ConnectionClosedError, type Transport } from './transport.ts';
 
 export interface KeepaliveOptions {
@@ -16,10 +16,15 @@ export interface KeepaliveOptions {
   readonly intervalMs?: number;
   /** Silence after which the peer counts as gone. Default 15,000. */
   readonly timeoutMs?: number;
+  /**
+   * The peer has no reason ever to stop reading: one that takes nothing of what is sent for `timeoutMs` is dropped, even
+   * while it sends. Default false.
+   */
+  readonly peerMustRead?: boolean;
 }
 
 /** At most this much is given to the transport at once, so that a stalled peer is told from a slow one. */
-const SEND_BATCH_BYTES = 4 * 1024 * 1024;
+const SEND_BATCH_BYTES = 1024 * 1024;
 
 export class Connection {
   readonly transport: Transport;
@@ -27,12 +32,17 @@ export class Connection {
   readonly #chunks: AsyncIterator<Uint8Array>;
   readonly #intervalMs: number;
   readonly #timeoutMs: number;
+  readonly #peerMustRead: boolean;
   readonly #timer: ReturnType<typeof setInterval>;
   #outgoing: Uint8Array[] = [];
   #outgoingBytes = 0;
   #afterSend: (() => void)[] = [];
   #flushing: Promise<void> | undefined;
   #sending = false;
+  /** Since when the transport holds what it has not taken yet. */
+  #sendingSince = 0;
+  /** Id of the latest PING that is not answered yet. Only that one is: a peer that sends many and reads none costs nothing. */
+  #owedPong: number | undefined;
   #closing: Promise<void> | undefined;
   #failure: Error | undefined;
   #waiting = false;
@@ -46,10 +56,11 @@ export class Connection {
   /** Until `acceptAll` only frames of the handshake's size are received. */
   constructor(transport: Transport, keepalive: KeepaliveOptions = {}) {
     this.transport = transport;
-    this.#reader = new FrameReader({ accept: handshakeOnly });
+    this.#reader = new FrameReader({ accept: handshakeOnly() });
     this.#chunks = transport[Symbol.asyncIterator]();
     this.#intervalMs = keepalive.intervalMs ?? 3_000;
     this.#timeoutMs = keepalive.timeoutMs ?? 15_000;
+    this.#peerMustRead = keepalive.peerMustRead ?? false;
     this.#timer = setInterval(() => this.#tick(), this.#intervalMs);
     // Waiting for a peer is no reason to keep a process alive; its socket is.
     if (typeof this.#timer === 'object') (this.#timer as { unref?(): void }).unref?.();
@@ -88,7 +99,17 @@ export class Connection {
     for (const part of frameParts(outgoing)) this.#outgoing.push(part);
     this.#outgoingBytes += frameBytes(outgoing.header);
     if (onSent !== undefined) this.#afterSend.push(onSent);
+    this.#flushSoon();
+  }
+
+  #flushSoon(): void {
     this.#flushing ??= Promise.resolve().then(() => this.#flush());
+  }
+
+  #answerPing(id: number): void {
+    if (this.#failure !== undefined || this.#closing !== undefined) return;
+    this.#owedPong = id;
+    this.#flushSoon();
   }
 
   /** Resolves when everything queued was taken by the transport, or the connection is over. */
@@ -98,14 +119,22 @@ export class Connection {
 
   async #flush(): Promise<void> {
     try {
-      while (this.#outgoing.length > 0) {
+      while (this.#outgoing.length > 0 || this.#owedPong !== undefined) {
+        if (this.#owedPong !== undefined) {
+          const pong = this.#owedPong;
+          this.#owedPong = undefined;
+          this.send(pongFrame(pong));
+        }
         const parts = this.#outgoing;
         const bytes = this.#outgoingBytes;
         const afterSend = this.#afterSend;
         this.#outgoing = [];
         this.#afterSend = [];
         this.#sending = true;
-        for (const batch of batches(parts)) await this.transport.send(batch);
+        for (const batch of batches(parts)) {
+          this.#sendingSince = performance.now();
+          await this.transport.send(batch);
+        }
         this.#sending = false;
         this.#outgoingBytes -= bytes;
         for (const done of afterSend) done();
@@ -128,7 +157,7 @@ export class Connection {
       if (frame === undefined) {
         await this.#pull();
       } else if (frame.header.type === FrameType.PING) {
-        this.send(pongFrame(frame.header.id));
+        this.#answerPing(frame.header.id);
       } else if (frame.header.type === FrameType.PONG) {
         if (frame.header.id === this.#pings) this.#roundTripMs = performance.now() - this.#pingSentAt;
       } else {
@@ -185,10 +214,16 @@ export class Connection {
     this.#tickedAt = now;
     // Our own event loop stood still: what the peer sent meanwhile has not been looked at yet.
     if (late || this.transport.bytesReceived !== this.#heardBytes) this.#heard();
+    if (late) this.#sendingSince = now;
     // Neither reading nor stuck in writing: silence is our own doing.
     if (!this.#waiting && !this.#sending) this.#heard();
     if (now - this.#heardAt > this.#timeoutMs) {
       this.#fail(new GlinthawkError('PEER_SILENT', `nothing was heard for ${Math.round(now - this.#heardAt)} ms`));
+      return;
+    }
+    if (this.#peerMustRead && this.#sending && now - this.#sendingSince > this.#timeoutMs) {
+      const unreadMs = Math.round(now - this.#sendingSince);
+      this.#fail(new GlinthawkError('PEER_NOT_READING', `the peer has read nothing for ${unreadMs} ms`));
       return;
     }
     // Behind a backlog a ping measures the backlog, and proves nothing that the backlog's progress doesn't.
@@ -220,16 +255,30 @@ export class Connection {
     this.#closing ??= this.transport.close(reason).then(() => {
       this.#outgoing = [];
       this.#outgoingBytes = 0;
+      this.#owedPong = undefined;
       this.#afterSend = [];
     });
     return this.#closing;
   }
 }
 
-function handshakeOnly(header: FrameHeader): undefined {
-  if (header.payloadBytes > MAX_HANDSHAKE_BYTES) {
-    throw new ProtocolError('FRAME_TOO_LONG', `a frame of ${header.payloadBytes} bytes before the handshake was done`);
-  }
+/** Judges the headers of a peer that may be anybody. */
+function handshakeOnly(): (header: FrameHeader) => undefined {
+  let frames = 0;
+  return (header) => {
+    if (header.payloadBytes > MAX_HANDSHAKE_BYTES) {
+      throw new ProtocolError(
+        'FRAME_TOO_LONG',
+        `a frame of ${header.payloadBytes} bytes before the handshake was done`,
+      );
+    }
+    if (++frames > MAX_HANDSHAKE_FRAMES) {
+      throw new ProtocolError(
+        'TOO_MANY_FRAMES',
+        `more than ${MAX_HANDSHAKE_FRAMES} frames before the handshake was done`,
+      );
+    }
+  };
 }
 
 /** Splits parts into runs of at most SEND_BATCH_BYTES, cutting long parts. */

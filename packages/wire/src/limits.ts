@@ -12,6 +12,8 @@ export const MAX_CONTROL_BYTES = 64 * 1024;
 export const MAX_PAYLOAD_BYTES = 256 * 1024 * 1024;
 /** What is accepted from a peer that has not finished the handshake. */
 export const MAX_HANDSHAKE_BYTES = MAX_CONTROL_BYTES;
+/** And how often: the handshake's few frames, and keepalive for the better part of an hour. */
+export const MAX_HANDSHAKE_FRAMES = 1_024;
 
 export const MAX_ROWS = 65_536;
 export const MAX_STEP_ENTRIES = 65_536;

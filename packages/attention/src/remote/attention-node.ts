@@ -108,7 +108,7 @@ export class AttentionNode {
 
   /** Takes a connection over. Never throws: what is wrong with it is told to the other end and logged. */
   accept(transport: Transport): void {
-    const connection = new Connection(transport, this.#options.keepalive);
+    const connection = new Connection(transport, { ...this.#options.keepalive, peerMustRead: true });
     const served = this.#serve(connection).finally(() => {
       this.#connections.delete(connection);
       this.#bytesReceived += transport.bytesReceived;

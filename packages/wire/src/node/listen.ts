@@ -59,6 +59,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     perMessageDeflate: false, // tensors don't compress
     maxPayload: MAX_WEBSOCKET_MESSAGE_BYTES,
     clientTracking: false,
+    autoPong: false, // WsServerTransport does it, within bounds
   });
   const scheme = options.tls ? 'tls' : 'tcp';
   http.on('upgrade', (request, socket, head) => {

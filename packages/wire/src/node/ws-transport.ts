@@ -5,6 +5,7 @@ import { MAX_WEBSOCKET_MESSAGE_BYTES } from '../limits.ts';
 import { ChunkQueue, ConnectionClosedError, joinSmall, type Transport } from '../transport.ts';
 
 const JOIN_BYTES = 64 * 1024;
+const PONG_BACKLOG_BYTES = 64 * 1024;
 const LINGER_MS = 1_000;
 
 export class WsServerTransport implements Transport {
@@ -30,6 +31,10 @@ export class WsServerTransport implements Transport {
       }
       this.bytesReceived += data.byteLength;
       this.#queue.push(data);
+    });
+    // The server leaves these to us: pongs to a peer that doesn't read must not pile up.
+    socket.on('ping', (data) => {
+      if (socket.readyState === socket.OPEN && socket.bufferedAmount < PONG_BACKLOG_BYTES) socket.pong(data);
     });
     socket.on('error', (error) => {
       this.#reason ??= error;
