@@ -155,7 +155,10 @@ describe('before the session', () => {
   it('a crowd', async () => {
     const node = makeNode();
     const waiting = Array.from({ length: 32 }, () => dial(node));
-    expect(await refusal(dial(node))).toMatchObject({ code: 'TOO_MANY_CONNECTIONS' });
+    const engine = await welcomed(node);
+    const [oldest] = waiting as [Connection];
+    expect(await refusal(oldest)).toMatchObject({ code: 'TOO_MANY_CONNECTIONS', kind: 'lost' });
+    await engine.close();
     await Promise.all(waiting.map((connection) => connection.close()));
     await expect.poll(() => node.stats().connections).toBe(0);
     await (await welcomed(node)).close();

@@ -68,7 +68,7 @@ export interface AttentionNodeStats {
   readonly bytesSent: number;
 }
 
-/** Connections that have not shown a token yet; more are turned away. */
+/** Connections that have not shown a token yet; for one more the oldest is turned away. */
 const MAX_HANDSHAKES = 32;
 
 /** The place that one engine holds. */
@@ -87,7 +87,8 @@ export class AttentionNode {
   readonly #logger: Logger;
   readonly #limits: SessionLimits;
   readonly #connections = new Map<Connection, Promise<void>>();
-  #handshakes = 0;
+  /** Each with what ends it, oldest first. */
+  readonly #handshakes = new Map<Connection, () => void>();
   #tenancy: Tenancy | undefined;
   #draining: string | undefined;
   #sessionsServed = 0;
@@ -186,10 +187,18 @@ export class AttentionNode {
 
   /** HELLO and token. @throws ProtocolError, ConnectionClosedError */
   async #handshake(connection: Connection): Promise<{ readonly hello: Hello; readonly proof: Uint8Array | null }> {
-    if (this.#handshakes >= MAX_HANDSHAKES) {
-      throw this.#refuse('TOO_MANY_CONNECTIONS', `${MAX_HANDSHAKES} connections are in their handshake`);
+    // A real engine is through in milliseconds; whoever only holds places has the oldest.
+    for (const [oldest, turnAway] of this.#handshakes) {
+      if (this.#handshakes.size < MAX_HANDSHAKES) break;
+      this.#handshakes.delete(oldest);
+      turnAway();
     }
-    this.#handshakes++;
+    this.#handshakes.set(connection, () => {
+      this.#refused++;
+      const crowded = new NodeLostError(this.name, `${MAX_HANDSHAKES} newer connections are in their handshake`);
+      // Of the kind `lost`, so that an engine that waits for its nodes comes again.
+      void connection.end(errorFrame({ ...toErrorMessage(crowded), code: 'TOO_MANY_CONNECTIONS' }));
+    });
     const timeoutMs = this.#options.handshakeTimeoutMs ?? 10_000;
     const timer = setTimeout(() => {
       const late = new ProtocolError('HANDSHAKE_TIMEOUT', `no handshake within ${timeoutMs} ms`);
@@ -202,7 +211,7 @@ export class AttentionNode {
       return { hello, proof };
     } finally {
       clearTimeout(timer);
-      this.#handshakes--;
+      this.#handshakes.delete(connection);
     }
   }
 

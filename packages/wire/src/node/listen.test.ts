@@ -152,6 +152,46 @@ describe('one port', () => {
     await expect.poll(() => listener.openSockets).toBe(0);
   });
 
+  it('drops half an HTTP request, and half a TLS handshake, however slowly they go on', async () => {
+    for (const tls of [undefined, selfSignedCertificate()]) {
+      const { listener, accepted } = await echo({ peekTimeoutMs: 60, ...(tls && { tls }) });
+      const socket = connect(listener.port, '127.0.0.1');
+      socket.on('error', () => {});
+      socket.write(tls ? new Uint8Array([0x16, 3, 1, 2, 0, 1]) : 'GET / HTTP/1.1\r\nX: ');
+      const drip = setInterval(() => socket.write(tls ? new Uint8Array(1) : 'x'), 20);
+      const begun = performance.now();
+      await new Promise((resolve) => socket.once('close', resolve));
+      clearInterval(drip);
+      expect(performance.now() - begun).toBeLessThan(1_000);
+      await expect.poll(() => listener.openSockets).toBe(0);
+      expect(accepted).toHaveLength(0);
+    }
+  });
+
+  it('counts what is in a TLS handshake, and closes it with the rest', async () => {
+    const { listener } = await echo({ tls: selfSignedCertificate() });
+    const socket = connect(listener.port, '127.0.0.1');
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.on('error', () => {});
+    await expect.poll(() => listener.openSockets).toBe(1);
+    await listener.close();
+    await closed;
+    expect(listener.openSockets).toBe(0);
+  });
+
+  it('leaves connections alone that became a transport in time', async () => {
+    const { listener } = await echo({ peekTimeoutMs: 50 });
+    const tcp = await connectTcp(listener);
+    const webSocket = await connectWebSocket(listener.webSocketUrl);
+    const secure = await echo({ peekTimeoutMs: 50, tls: selfSignedCertificate() });
+    const trusting = await connectTcp(secure.listener, { tls: { rejectUnauthorized: false } as object });
+    await tcp.send([message(64)]);
+    await trusting.send([message(64)]);
+    await new Promise((resolve) => setTimeout(resolve, 120));
+    expect([listener.openSockets, secure.listener.openSockets]).toEqual([2, 1]);
+    await Promise.all([tcp.close(), webSocket.close(), trusting.close()]);
+  });
+
   it('takes no longer WebSocket message than 1 MiB, and no text', async () => {
     const { listener, accepted } = await echo();
     for (const data of [new Uint8Array(MAX_WEBSOCKET_MESSAGE_BYTES + 1), 'text']) {

@@ -29,7 +29,7 @@ export interface ListenOptions {
   readonly origins?: readonly string[];
   readonly onTransport: (transport: Transport) => void;
   readonly logger?: Logger;
-  /** How long a connection may stay silent before its kind is known. Default 10,000. */
+  /** How long a connection may take for TLS, and again to show its kind and ask for a WebSocket. Default 10,000. */
   readonly peekTimeoutMs?: number;
 }
 
@@ -40,16 +40,22 @@ export interface Listener {
   readonly url: string;
   /** `ws://host:port`, or `wss://`. */
   readonly webSocketUrl: string;
+  /** All that were accepted and are not closed, in a TLS handshake too. */
   readonly openSockets: number;
   /** Listens no longer and closes every connection. */
   close(): Promise<void>;
 }
 
+/** Connections that are no transport yet; beyond them the oldest is closed. */
+const MAX_UNDECIDED = 256;
+
 /** @throws InputError when the address can't be had, or is beyond this machine and there is no token */
 export async function listen(options: ListenOptions): Promise<Listener> {
   checkListenAllowed(options);
   const logger = options.logger ?? silentLogger;
-  const sockets = new Set<Socket>();
+  const peekTimeoutMs = options.peekTimeoutMs ?? 10_000;
+  const sockets = new Set<Socket>(); // as they were accepted, below TLS
+  const undecided = new UndecidedSockets(peekTimeoutMs);
   const http = createHttpServer((_request, response) => {
     response.writeHead(426, { 'Content-Type': 'text/plain', Upgrade: 'websocket', Connection: 'close' });
     response.end('A Glinthawk attention node: connect by WebSocket or TCP.\n');
@@ -71,21 +77,28 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     }
     webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       const remote = request.socket;
+      undecided.delete(remote);
       const name = `${options.tls ? 'wss' : 'ws'}://${remote.remoteAddress}:${remote.remotePort}`;
       options.onTransport(new WsServerTransport(webSocket, name));
     });
   });
 
-  const onSocket = (socket: Socket) => {
+  const onConnection = (socket: Socket) => {
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
     socket.on('error', (error) => logger.debug('connection failed', { error: error.message }));
     socket.setNoDelay(true);
-    const timer = setTimeout(() => socket.destroy(), options.peekTimeoutMs ?? 10_000);
-    socket.once('close', () => clearTimeout(timer));
+    undecided.add(socket);
+  };
+  const onSocket = (socket: Socket) => {
+    if (options.tls) {
+      // Another object than the one that was accepted; its handshake is done.
+      socket.on('error', (error) => logger.debug('connection failed', { error: error.message }));
+      undecided.delete(socket);
+      undecided.add(socket);
+    }
     // `data` would lose bytes between two listeners; `readable` leaves them until somebody reads.
     socket.once('readable', () => {
-      clearTimeout(timer);
       const first: Buffer | null = socket.read();
       if (first === null) return; // it ended
       const kind = first[0] === (MAGIC & 0xff) ? 'frames' : 'http';
@@ -96,12 +109,17 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       }
       socket.unshift(first);
       if (kind === 'http') http.emit('connection', socket);
-      else options.onTransport(new TcpTransport(socket, `${scheme}://${socket.remoteAddress}:${socket.remotePort}`));
+      else {
+        undecided.delete(socket);
+        options.onTransport(new TcpTransport(socket, `${scheme}://${socket.remoteAddress}:${socket.remotePort}`));
+      }
     });
   };
   const server: Server = options.tls
-    ? createTlsServer({ cert: options.tls.cert, key: options.tls.key }, onSocket)
-    : createServer(onSocket);
+    ? createTlsServer({ cert: options.tls.cert, key: options.tls.key })
+    : createServer();
+  server.on('connection', onConnection);
+  server.on(options.tls ? 'secureConnection' : 'connection', onSocket);
   server.on('tlsClientError', (error: Error) => logger.warn('TLS handshake failed', { error: error.message }));
 
   await new Promise<void>((resolve, reject) => {
@@ -123,12 +141,58 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     },
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
+      const ends = [...sockets].map((socket) => {
+        const ended = new Promise((resolve) => socket.once('close', resolve));
+        socket.destroy();
+        return ended;
+      });
       webSockets.close();
       http.close();
-      await closed;
+      await Promise.all([closed, ...ends]);
     },
   };
+}
+
+/**
+ * Connections that may yet turn out to be anything: each is closed if it doesn't become a transport in time, however busy it
+ * looks, and the oldest of too many at once. They are known by the peer's address, which a socket shares with the TLS over it.
+ */
+class UndecidedSockets {
+  readonly #timeoutMs: number;
+  readonly #deadlines = new Map<string, { readonly socket: Socket; readonly timer: NodeJS.Timeout }>(); // oldest first
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+  }
+
+  add(socket: Socket): void {
+    const peer = peerOf(socket);
+    for (const [oldest, { socket: stale }] of this.#deadlines) {
+      if (this.#deadlines.size < MAX_UNDECIDED) break;
+      this.#forget(oldest);
+      stale.destroy();
+    }
+    const deadline = { socket, timer: setTimeout(() => socket.destroy(), this.#timeoutMs) };
+    this.#deadlines.set(peer, deadline);
+    socket.once('close', () => {
+      clearTimeout(deadline.timer);
+      if (this.#deadlines.get(peer) === deadline) this.#deadlines.delete(peer);
+    });
+  }
+
+  /** It became a transport, or goes on as another object. */
+  delete(socket: Socket): void {
+    this.#forget(peerOf(socket));
+  }
+
+  #forget(peer: string): void {
+    clearTimeout(this.#deadlines.get(peer)?.timer);
+    this.#deadlines.delete(peer);
+  }
+}
+
+function peerOf(socket: Socket): string {
+  return `${socket.remoteAddress} ${socket.remotePort}`;
 }
 
 /** An HTTP method's first letters. */
