@@ -3,7 +3,7 @@
  * what is there, then apt (as root on Debian and Ubuntu), then what npm can bring. Says what it chose and why.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { chromium as playwrightChromium } from 'playwright';
 
@@ -54,17 +54,19 @@ function ensureChromium(): string {
   const installed = findChromium();
   if (installed) return installed;
   say('no Chromium found: installing it by playwright');
-  const result = run('npx', [
-    'playwright',
-    'install',
-    ...(process.getuid?.() === 0 ? ['--with-deps'] : []),
-    'chromium',
-  ]);
+  const failure = installByPlaywright();
   const downloaded = findChromium();
   if (downloaded) return downloaded;
   throw new Error(
-    `No Chromium, and it could not be installed (${result.stderr.trim().split('\n').at(-1)}). Install Chromium or Chrome and set GLINTHAWK_CHROMIUM to its path.`,
+    `No Chromium, and it could not be installed (${failure}). Install Chromium or Chrome and set GLINTHAWK_CHROMIUM to its path.`,
   );
+}
+
+/** @returns what it said last when it failed */
+function installByPlaywright(): string | null {
+  if (mayUseApt && run('npx', ['playwright', 'install', '--with-deps', 'chromium']).status === 0) return null;
+  const { status, stderr } = run('npx', ['playwright', 'install', 'chromium']);
+  return status === 0 ? null : (stderr.trim().split('\n').at(-1) ?? 'no reason given');
 }
 
 function readOsRelease(): Record<string, string> {
@@ -122,7 +124,12 @@ function enableBackports(): string | undefined {
   return suite;
 }
 
-function ensureWebGpu(chromium: string): { readonly description: string; readonly env: Record<string, string> } {
+interface WebGpuDevice {
+  readonly description: string;
+  readonly env: Readonly<Record<string, string>>;
+}
+
+function ensureWebGpu(chromium: string): WebGpuDevice {
   if (process.platform !== 'linux') {
     const adapter = probeAdapter({});
     if (adapter) return { description: adapter.name, env: {} };
@@ -136,13 +143,31 @@ function ensureWebGpu(chromium: string): { readonly description: string; readonl
   };
   const present = lavapipe();
   if (present) return present;
+  const gpu = probeAdapter({});
+  if (gpu && !gpu.software) return { description: gpu.name, env: {} };
   if (mayUseApt) {
     say('no usable lavapipe (Mesa ≥ 25) found: installing it by apt');
     aptInstall(['mesa-vulkan-drivers', 'libvulkan1'], enableBackports());
     const installed = lavapipe();
     if (installed) return installed;
   }
-  for (const folder of new Set([dirname(chromium), '/usr/lib/chromium'])) {
+  const found = swiftShader(chromium);
+  if (found) return found;
+  if (!existsSync(playwrightChromium.executablePath())) {
+    say(`no SwiftShader beside ${chromium}: installing Playwright's Chromium for it`);
+    installByPlaywright();
+  }
+  const downloaded = swiftShader(playwrightChromium.executablePath());
+  if (downloaded) return downloaded;
+  throw new Error(
+    'Dawn finds no Vulkan driver. Install Mesa ≥ 25 (Debian: mesa-vulkan-drivers and libvulkan1, on bookworm from backports), or a Chromium with SwiftShader.',
+  );
+}
+
+/** The software driver that a Chromium brings along. */
+function swiftShader(chromium: string): WebGpuDevice | null {
+  const own = existsSync(chromium) ? [dirname(realpathSync(chromium))] : [];
+  for (const folder of [...own, '/usr/lib/chromium', '/opt/google/chrome']) {
     const icd = join(folder, 'vk_swiftshader_icd.json');
     if (!existsSync(icd)) continue;
     const path = [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
@@ -150,9 +175,7 @@ function ensureWebGpu(chromium: string): { readonly description: string; readonl
     const adapter = probeAdapter(env);
     if (adapter) return { description: `${adapter.name} (software, from Chromium; no lavapipe to be had)`, env };
   }
-  throw new Error(
-    'Dawn finds no Vulkan driver. Install Mesa ≥ 25 (Debian: mesa-vulkan-drivers and libvulkan1, on bookworm from backports), or a Chromium with SwiftShader.',
-  );
+  return null;
 }
 
 export function ensureTestDevices(): TestDevices {

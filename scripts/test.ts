@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { ensureTestDevices } from './test-devices.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -43,26 +43,36 @@ const checks =
 
 mkdirSync(join(root, '.cache'), { recursive: true });
 rmSync(results, { force: true });
-const passedRun = step(
+const isPassed = step(
   'tests',
   'vitest',
   ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${results}`, ...filters],
   devices.env,
 );
 
-interface Counts {
-  readonly numPassedTests: number;
-  readonly numFailedTests: number;
-  readonly numPendingTests: number;
-  readonly numFailedTestSuites: number;
+interface TestFile {
+  readonly name: string;
+  readonly status: string;
+  readonly assertionResults: readonly { readonly status: string }[];
 }
-let counts: Counts = { numPassedTests: 0, numFailedTests: 0, numPendingTests: 0, numFailedTestSuites: 0 };
+let files: readonly TestFile[] = [];
 try {
-  counts = JSON.parse(readFileSync(results, 'utf8'));
+  files = (JSON.parse(readFileSync(results, 'utf8')) as { readonly testResults: readonly TestFile[] }).testResults;
 } catch {
   console.log('vitest left no results: it did not run to its end');
 }
-const failed = Math.max(counts.numFailedTests, passedRun ? 0 : 1) + (checks ? 0 : 1);
-console.log(`\nWebGPU in Node: ${devices.webgpu}; Chromium: ${devices.chromium}`);
-console.log(`${counts.numPassedTests} passed, ${failed} failed, ${counts.numPendingTests} skipped`);
-process.exitCode = failed === 0 && counts.numPassedTests > 0 ? 0 : 1;
+const count = (file: TestFile, ...statuses: readonly string[]) =>
+  file.assertionResults.filter(({ status }) => statuses.includes(status)).length;
+const total = (...statuses: readonly string[]) => files.reduce((sum, file) => sum + count(file, ...statuses), 0);
+// A file that could not even be loaded has no tests to fail.
+const broken = files.filter((file) => file.status === 'failed' && count(file, 'failed') === 0).length;
+const failedTests = Math.max(total('failed') + broken, isPassed ? 0 : 1) + (checks ? 0 : 1);
+const leftOut = ['skipped', 'pending', 'todo', 'disabled'];
+for (const file of files) {
+  const skipped = count(file, ...leftOut);
+  if (skipped > 0)
+    console.log(`skipped: ${skipped} of ${file.assertionResults.length} in ${relative(root, file.name)}`);
+}
+console.log(`WebGPU in Node: ${devices.webgpu}; Chromium: ${devices.chromium} with SwiftShader`);
+console.log(`${total('passed')} passed, ${failedTests} failed, ${total(...leftOut)} skipped`);
+process.exitCode = failedTests === 0 && total('passed') > 0 ? 0 : 1;

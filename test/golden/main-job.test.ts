@@ -177,8 +177,8 @@ describeWithModel('200 prompts of stories260K', 'stories260K', (path) => {
     const stories = loadGolden(path).map(({ promptIds, greedyIds }) => [...promptIds, ...greedyIds]);
     requests = Array.from({ length: 200 }, (_, i) => {
       const story = stories[i % stories.length] as readonly number[];
-      const length = 2 + ((i * 13) % (story.length - 2));
-      return requestOf(`p${i}`, story.slice(0, length), 8 + (i % 17));
+      const length = 2 + ((i * 13) % 31);
+      return requestOf(`p${i}`, story.slice(0, length), 4 + (i % 13));
     });
     reference = (await runJob(model, dense, configuration, requests)).outcomes;
   });
@@ -187,7 +187,7 @@ describeWithModel('200 prompts of stories260K', 'stories260K', (path) => {
     await model.close();
   });
 
-  for (const other of configurations.filter((_, i) => i % 3 === 1)) {
+  for (const other of configurations) {
     it(`are the same with ${title(other)}`, async () => {
       const { outcomes: got } = await runJob(model, dense, other, requests);
       for (const [id, { ids, text }] of reference)
