@@ -247,3 +247,34 @@ describe('rows', () => {
     expect(logprobsOf(row, 0, 0).top).toEqual([]);
   });
 });
+
+describe('a head’s sum is rounded up', () => {
+  const sampling = sampled({});
+  const logits = Float32Array.from({ length: 400 }, (_, i) => (i < 200 ? 20 + i / 1000 : -1000));
+  const exact = headRowOf(logits, 1);
+  const row = { ...exact, scaledLogSumExp: exact.scaledLogSumExp + 1e-4 };
+
+  it('a draw beyond all tokens is spread over them, and never a token without weight', () => {
+    const gap = 1 - Math.exp(-1e-4);
+    const counts = new Map<number, number>();
+    for (let i = 0; i < 4000; i++) {
+      const token = sampleFull(row, logits, sampling, 1 - gap * 0.999 + (gap * 0.998 * i) / 4000);
+      counts.set(token, (counts.get(token) ?? 0) + 1);
+    }
+    expect(Math.max(...counts.keys())).toBeLessThan(200);
+    expect(counts.size).toBe(200);
+    expect(Math.max(...counts.values())).toBeLessThan(30);
+  });
+
+  it('top_p keeps such a row whole', () => {
+    const nearly = sampled({ topP: 1 - 1e-9 });
+    for (const draw of [0.9999, 0.99995, 0.999999]) expect(sampleFull(row, logits, nearly, draw)).toBeLessThan(200);
+  });
+
+  it('candidates and full row still agree', () => {
+    for (let i = 0; i < 2000; i++) {
+      const token = sampleCandidates(row, sampling, logits.length, i / 2000);
+      if (token !== null) expect(sampleFull(row, logits, sampling, i / 2000)).toBe(token);
+    }
+  });
+});

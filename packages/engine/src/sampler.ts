@@ -155,7 +155,7 @@ function walk(ranked: Ranked, sampling: SamplingParams, draw: number): number | 
   const topK = sampling.topK > 0 && sampling.topK < vocabSize ? sampling.topK : 0;
   const probability = (i: number) => Math.exp((logits[i] as number) * inverse - scaledLogSumExp);
 
-  if (topK === 0 && topP >= 1 && minP <= 0) return pick(ids, known, probability, draw, complete);
+  if (topK === 0 && topP >= 1 && minP <= 0) return pick(ids, known, probability, { draw, whole: 1 }, complete);
 
   const limit = topK === 0 ? known : Math.min(topK, known);
   const prefixKnown = complete || (topK > 0 && topK <= known);
@@ -183,7 +183,7 @@ function walk(ranked: Ranked, sampling: SamplingParams, draw: number): number | 
   if (mass >= nucleus) ended = true;
   // A head's sum is rounded: the whole row may weigh a little less than 1.
   if (complete && topK === 0 && topP < 1 && end === limit) mass = Math.max(mass, nucleus);
-  if (ended) return pick(ids, end, probability, draw * mass, true);
+  if (ended) return pick(ids, end, probability, { draw, whole: mass }, true);
 
   let low = mass;
   let high = Math.max(1, mass) + 1e-3; // as above: or a little more
@@ -192,25 +192,38 @@ function walk(ranked: Ranked, sampling: SamplingParams, draw: number): number | 
     low = nucleus;
     high = nucleus + probability(known - 1);
   }
-  const first = pick(ids, end, probability, draw * low, false);
-  const last = pick(ids, end, probability, draw * high, false);
+  const first = pick(ids, end, probability, { draw, whole: low }, false);
+  const last = pick(ids, end, probability, { draw, whole: high }, false);
   return first !== null && first === last ? first : null;
 }
 
-/** The first of `count` tokens at which the summed probability exceeds `target`; past the end, the last one or null. */
+/**
+ * The first of `count` tokens at which the summed probability exceeds the draw's share of `whole`. Past the end: null where more
+ * tokens follow. Where none does, `whole` was a rounded sum and the tokens weigh a little less; a draw in that gap is uniform
+ * there, and walks the tokens again in proportion. So what candidates decide stays as it is, and the gap isn't all the last token's.
+ */
 function pick(
   ids: Uint32Array,
   count: number,
   probability: (i: number) => number,
-  target: number,
+  { draw, whole }: { readonly draw: number; readonly whole: number },
   endsHere: boolean,
 ): number | null {
+  const first = firstBeyond(count, probability, draw * whole);
+  if (first.at >= 0) return ids[first.at] as number;
+  if (!endsHere) return null;
+  const { sum } = first;
+  const again = firstBeyond(count, probability, ((draw * whole - sum) / (whole - sum)) * sum);
+  return ids[Math.max(0, again.at)] as number;
+}
+
+function firstBeyond(count: number, probability: (i: number) => number, target: number) {
   let sum = 0;
   for (let i = 0; i < count; i++) {
     sum += probability(i);
-    if (sum > target) return ids[i] as number;
+    if (sum > target) return { at: i, sum };
   }
-  return endsHere ? (ids[count - 1] as number) : null;
+  return { at: -1, sum };
 }
 
 /**
