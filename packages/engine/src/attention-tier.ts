@@ -190,13 +190,15 @@ export class AttentionTier {
   #bytesSent = 0;
   #bytesReceived = 0;
   #lastBlocks: number[];
-  #lastShardTokens = 0;
+  /** Tokens of the largest shard that each source ever had. */
+  readonly #shardTokens: number[];
 
   constructor(options: AttentionTierOptions) {
     this.#options = options;
     this.#connections = options.sources.map(() => null);
     this.#speeds = options.sources.map(() => new NodeSpeed());
     this.#lastBlocks = options.sources.map(() => 0);
+    this.#shardTokens = options.sources.map(() => 0);
   }
 
   /**
@@ -221,12 +223,15 @@ export class AttentionTier {
         );
       }
       const first = Promise.withResolvers<void>();
+      const alone = this.connected.length === 0;
       for (const [index, error] of failures.entries()) {
         if (error === null) continue;
         logger.warn(`attention node ${sources[index]?.name} can't be reached; trying again`, { reason: error.message });
-        this.#reconnect(index, first.resolve, first.reject);
+        // With another node there, nobody awaits the first one: its refusal is logged, no more.
+        if (alone) this.#reconnect(index, first.resolve, first.reject);
+        else this.#reconnect(index);
       }
-      if (this.connected.length === 0) {
+      if (alone) {
         if (signal?.aborted) throw new AbortedError();
         this.#abort.signal.addEventListener('abort', () => first.reject(new AbortedError()), { once: true });
         await first.promise;
@@ -247,16 +252,17 @@ export class AttentionTier {
     return this.#nodesLost;
   }
 
-  /** Whether a node is away that may come back. */
-  get incomplete(): boolean {
-    return this.#connections.includes(null);
+  /** Whether a node is away that had room for a sequence of so many tokens, and may come back. */
+  awaitsRoomFor(tokens: number): boolean {
+    return this.#connections.some((connection, i) => connection === null && (this.#shardTokens[i] ?? 0) >= tokens);
   }
 
-  /** Tokens that the largest shard can hold; of the last connected nodes where none is. */
+  /**
+   * Tokens that the largest shard can hold, of all nodes that were ever connected: what one request may have doesn't shrink
+   * while a node is away.
+   */
   get largestShardTokens(): number {
-    let tokens = 0;
-    for (const { shards } of this.connected) for (const shard of shards) tokens = Math.max(tokens, shard.tokens);
-    return tokens > 0 ? tokens : this.#lastShardTokens;
+    return Math.max(0, ...this.#shardTokens);
   }
 
   node(index: number): NodeConnection | null {
@@ -312,7 +318,8 @@ export class AttentionTier {
       this.#lost(connection, error),
     );
     this.#connections[index] = connection;
-    this.#lastShardTokens = this.largestShardTokens;
+    const shardTokens = connection.shards.map((shard) => shard.tokens);
+    this.#shardTokens[index] = Math.max(this.#shardTokens[index] ?? 0, ...shardTokens);
     this.#lastBlocks[index] = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
     onJoined(connection);
   }
@@ -345,6 +352,7 @@ export class AttentionTier {
     const { sources, logger } = this.#options;
     const attempt = async () => {
       let backoffMs = FIRST_BACKOFF_MS;
+      const reasons = new Set<string>();
       while (!this.#abort.signal.aborted) {
         await sleep(backoffMs, this.#abort.signal);
         backoffMs = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
@@ -358,7 +366,9 @@ export class AttentionTier {
           if (this.#abort.signal.aborted) return;
           const error = toError(thrown);
           if (!(error instanceof NodeLostError)) {
-            logger.warn(`attention node ${sources[index]?.name} refuses`, { reason: error.message });
+            const level = reasons.has(error.message) ? 'debug' : 'warn';
+            reasons.add(error.message);
+            logger[level](`attention node ${sources[index]?.name} refuses`, { reason: error.message });
             onRefused?.(error);
           }
         }

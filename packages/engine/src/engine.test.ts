@@ -1,55 +1,16 @@
 import { type GlinthawkError, NodeLostError, type Tokenizer } from '@glinthawk/core';
 import fc from 'fast-check';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { outcomes, type RequestOverrides, requestOf } from '../../../test/golden/engine.ts';
 import { type ReferenceAttentionOptions, ReferenceAttentionSource } from '../../../test/reference/attention.ts';
 import { headRowOf } from '../../../test/reference/dense.ts';
-import {
-  FakeDense,
-  type FakeDenseOptions,
-  FakeSequence,
-  fakeConfig,
-  fakeGreedy,
-} from '../../../test/reference/fake-dense.ts';
+import { FakeDense, FakeSequence, fakeConfig, fakeGreedy } from '../../../test/reference/fake-dense.ts';
 import { createEngine, type Engine } from './engine.ts';
 import type { EngineOptions } from './engine-api.ts';
-import type { GenerationEvent, GenerationRequest, SamplingParams } from './request.ts';
+import { collect, rig } from './engine-rig.fixture.ts';
+import type { GenerationRequest, SamplingParams } from './request.ts';
 import { uniform } from './rng.ts';
 import { changesLogits, inverseTemperature, sampleFull, samplePenalised } from './sampler.ts';
-
-interface Rig {
-  readonly engine: Engine;
-  readonly dense: FakeDense;
-  readonly sources: readonly ReferenceAttentionSource[];
-}
-
-const rigs: Rig[] = [];
-
-async function rig(
-  nodes: readonly ReferenceAttentionOptions[] = [{}],
-  options: Partial<EngineOptions> = {},
-  fake: FakeDenseOptions = {},
-): Promise<Rig> {
-  const dense = new FakeDense(fake);
-  const sources = nodes.map((node, i) => new ReferenceAttentionSource({ name: `node ${i}`, ...node }));
-  const engine = await createEngine({ dense, attention: sources, kvDtype: 'f32', fingerprint: 'fake', ...options });
-  const made = { engine, dense, sources };
-  rigs.push(made);
-  return made;
-}
-
-/** Nothing may be left, whatever the test did. */
-afterEach(async () => {
-  for (const { engine, dense, sources } of rigs.splice(0)) {
-    const { usedBlocks, kvBytes, running, waiting } = engine.stats();
-    const left = sources.map((source) => ({ slots: source.live?.stats().openSlots ?? 0, steps: source.steps }));
-    await engine.close();
-    expect({ usedBlocks, kvBytes, running, waiting }).toEqual({ usedBlocks: 0, kvBytes: 0, running: 0, waiting: 0 });
-    for (const node of left) expect(node).toEqual({ slots: 0, steps: 0 });
-    expect(dense.batches.size).toBe(0);
-    for (const source of sources) expect(source.live).toBe(null);
-  }
-});
 
 /** Deterministic requests of many shapes. */
 function requests(count: number, overrides: RequestOverrides = {}): GenerationRequest[] {
@@ -66,15 +27,6 @@ async function expectUndisturbed(engine: Engine, given: readonly GenerationReque
     const stopIds = stop.ignoreEos ? [] : fakeConfig.eosTokenIds;
     expect(got.get(id)?.ids, id).toEqual(fakeGreedy(promptIds, maxTokens, stopIds));
   }
-}
-
-async function collect(events: AsyncIterable<GenerationEvent>, most = Number.POSITIVE_INFINITY) {
-  const got: GenerationEvent[] = [];
-  for await (const event of events) {
-    got.push(event);
-    if (got.length >= most) break;
-  }
-  return got;
 }
 
 describe('generate', () => {

@@ -263,8 +263,14 @@ export class Engine implements EngineApi {
         // Not awaited needlessly: what can be had at once goes into the first micro-batch together.
         if (!job.hasRoom(lookahead)) await job.roomForMore(lookahead);
         if (job.closed) break;
-        const pulled = iterator.next();
-        const result = pulled instanceof Promise ? await pulled : pulled;
+        let result: IteratorResult<GenerationRequest>;
+        try {
+          const pulled = iterator.next();
+          result = pulled instanceof Promise ? await pulled : pulled;
+        } catch (thrown) {
+          iterator = null; // It ended itself by throwing; there is nothing to close.
+          throw thrown;
+        }
         if (result.done) {
           job.sourceDone();
           return;
@@ -272,13 +278,19 @@ export class Engine implements EngineApi {
         if (!job.closed) this.#take(job, result.value);
       }
     } catch (thrown) {
-      iterator = null;
       this.#endJob(job, toError(thrown));
     }
     // Not awaited: a source that is stuck must not hold up whoever stopped listening.
-    Promise.resolve(iterator?.return?.()).catch((thrown: unknown) => {
+    if (iterator !== null) void this.#closeSource(iterator);
+  }
+
+  /** Never rejects: nobody is left whom a failure of this would concern. */
+  async #closeSource(iterator: Iterator<GenerationRequest> | AsyncIterator<GenerationRequest>): Promise<void> {
+    try {
+      await iterator.return?.();
+    } catch (thrown) {
       this.#logger.debug('closing the source of requests failed', { reason: toError(thrown).message });
-    });
+    }
   }
 
   #take(job: Job, request: GenerationRequest): void {

@@ -60,7 +60,7 @@ export class Batcher {
 
   /** The micro-batch's next step, or null when there is nothing that it can do now. */
   compose(lane: Lane): LaneStep | null {
-    const { inFlight, budget, tier } = this.#options;
+    const { inFlight } = this.#options;
     if (lane.index >= inFlight.current) {
       for (const sequence of [...lane.sequences]) this.#move(lane, sequence);
       return null;
@@ -73,6 +73,13 @@ export class Batcher {
       if (this.#grow(sequence)) ready.push(sequence);
     }
     this.#admit(lane, ready);
+    return this.#stepOf(lane, ready);
+  }
+
+  /** A step of those that are still placed: a node may have turned out to be lost during admission. */
+  #stepOf(lane: Lane, composed: readonly Sequence[]): LaneStep | null {
+    const { budget, tier } = this.#options;
+    const ready = [...new Set(composed)].filter(({ placement }) => placement !== null);
     if (ready.length === 0) return null;
     ready.sort((a, b) => a.arrival - b.arrival);
     const counts = composeRows(ready, budget);
@@ -228,18 +235,26 @@ export class Batcher {
     }
   }
 
-  /** Places the oldest waiting sequence whose job keeps up; null when there is none or no room for it. */
+  /**
+   * Places the oldest waiting sequence whose job keeps up; null when there is none or no room for it. One that only a node
+   * that is away can hold waits for that node, and holds nobody up.
+   */
   #placeNext(): Sequence | null {
     const { tier, waitForNodes } = this.#options;
+    const waitsForNode = new Set<Sequence>();
     for (;;) {
-      const sequence = this.#waiting.find(({ job }) => !job.paused);
+      const sequence = this.#waiting.find((waiting) => !waiting.job.paused && !waitsForNode.has(waiting));
       if (sequence === undefined) return null;
       const nodes = tier.connected;
       if (nodes.length === 0) return null;
       const shards = nodes.flatMap((node) => node.shards);
       const states = shardStates(nodes);
       const choice = choosePlacement(states, { tokens: sequence.length, mostTokens: sequence.mostTokens });
-      if (choice === 'full' || (choice === 'never' && waitForNodes && tier.incomplete)) return null;
+      if (choice === 'full') return null;
+      if (choice === 'never' && waitForNodes && tier.awaitsRoomFor(sequence.length)) {
+        waitsForNode.add(sequence);
+        continue;
+      }
       if (choice === 'never') {
         const largest = Math.max(...shards.map((shard) => shard.tokens));
         this.#fail(
