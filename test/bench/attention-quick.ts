@@ -24,7 +24,7 @@ const kvBytes = Number(process.argv[3] ?? 128) * 2 ** 20;
 
 /** GB/s that this thread reads in order from memory that no cache holds. */
 async function readBandwidth(): Promise<number> {
-  const memory = createMemory(READ_BYTES, false);
+  const memory = createMemory({ staging: 0, kept: READ_BYTES }, false);
   memory.grow(READ_BYTES / 65536);
   new Uint8Array(memory.buffer, HEAP_BASE).fill(1);
   const kernel = instantiateKernel(await loadKernel(attentionKernelInfo().build, false), memory);

@@ -23,6 +23,16 @@ export interface AttentionCapacity {
   readonly shards: readonly ShardCapacity[];
 }
 
+/** What may be under way at a backend at the same time. */
+export interface AttentionLimits {
+  /** Rows of one step. */
+  readonly maxStepRows: number;
+  /** Slot indices are below it. */
+  readonly maxSlots: number;
+  /** Announced and not retired. */
+  readonly maxSteps: number;
+}
+
 /** A run of rows of one slot: `count` new tokens at `position`, `position + 1`, … Decode has count 1, a prefill chunk more. */
 export interface StepEntry {
   readonly slot: Slot;
@@ -54,6 +64,8 @@ export interface AttentionBackend {
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
   readonly capacity: AttentionCapacity;
+  /** Absent where only memory is a limit. */
+  readonly limits?: AttentionLimits;
   /** Resolves when the backend is gone (connection lost, worker died) other than by close(); never rejects. */
   readonly lost: Promise<NodeLostError>;
 

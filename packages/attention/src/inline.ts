@@ -6,7 +6,7 @@ import { LocalAttention } from './local-attention.ts';
 import { planShards } from './plan-shards.ts';
 import type { KernelBuild } from './platform.ts';
 import { Shard, type ShardRunner, writeConfig } from './shard.ts';
-import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
+import { createMemory, WasmHeap } from './wasm-heap.ts';
 
 export interface InlineAttentionOptions {
   readonly kvDtype: KvDtype;
@@ -24,9 +24,8 @@ export async function createInlineAttention(
   options: InlineAttentionOptions,
 ): Promise<AttentionBackend> {
   const { kvDtype, name = 'inline' } = options;
-  const { layout, blocks } = planShards(geometry, { ...options, workers: 1 });
+  const { layout, blocks, heapBytes } = planShards(geometry, { ...options, workers: 1 });
   const module = await loadKernel(options.build ?? attentionKernelInfo().build, false);
-  const heapBytes = blocks * layout.blockBytes + STAGING_BYTES;
   const memory = createMemory(heapBytes, false);
   const heap = new WasmHeap(memory, heapBytes);
   const kernel = instantiateKernel(module, memory);
@@ -44,5 +43,5 @@ export async function createInlineAttention(
     async close() {},
   };
   const shards = [new Shard(0, blocks, layout.blockBytes, heap, runner)];
-  return new LocalAttention({ name, geometry, kvDtype, layout, shards, lost: new Promise(() => {}) });
+  return new LocalAttention({ name, geometry, kvDtype, layout, heapBytes, shards, lost: new Promise(() => {}) });
 }

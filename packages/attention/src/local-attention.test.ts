@@ -241,3 +241,61 @@ describe('creation', () => {
     await expect(createInlineAttention(wrong, wrongOptions)).rejects.toThrow(message);
   });
 });
+
+describe('staging', () => {
+  const large: AttentionGeometry = {
+    layers: 2,
+    kvHeads: 8,
+    groupSize: 8,
+    headDim: 128,
+    softmaxScale: 0.088,
+    windows: [0, 0],
+    maxContextTokens: 4096,
+  };
+  const rows = 256;
+
+  it('has room for 32 micro-batches of 256 rows of a 70B model while KV is full', async () => {
+    const tier = await createInlineAttention(large, { kvDtype: 'f16', memoryBytes: 64 << 20, blockTokens: 128 });
+    const blocks = tier.capacity.shards[0]?.blocks ?? 0;
+    const announce = (id: number, index: number, position: number, count: number) =>
+      tier.announce({ id, entries: [{ slot: slot(index), position, count }] });
+    tier.open(slot(0), 0);
+    // Lengths of all kinds, the longest that there may be too: none of them costs KV its room.
+    for (const count of [900, 1100, 1300, 4096]) {
+      announce(1, 0, 0, count);
+      tier.retire(1);
+    }
+    for (let index = 1; tier.stats().usedBlocks < blocks; index++) {
+      tier.open(slot(index), 0);
+      announce(1, index, 0, Math.min(4096, (blocks - tier.stats().usedBlocks) * 128));
+      tier.retire(1);
+    }
+    for (let id = 10; id < 42; id++) announce(id, 0, 0, rows);
+    const qkv = new Float32Array(rows * 10 * 8 * 128);
+    const output = new Float32Array(rows * 8 * 8 * 128).fill(1);
+    await tier.attend(41, 0, qkv, output);
+    expect(output.every((value) => value === 0)).toBe(true);
+    await tier.close();
+  });
+
+  it('that is full fails that step only, and is reused for any size', async () => {
+    const tier = await createInlineAttention(large, { kvDtype: 'int8', memoryBytes: 1 << 30, blockTokens: 128 });
+    const maxStepRows = tier.limits?.maxStepRows ?? 0;
+    expect(maxStepRows).toBeGreaterThan(4096);
+    tier.open(slot(0), 0);
+    const announce = (id: number, count: number) =>
+      tier.announce({ id, entries: [{ slot: slot(0), position: 0, count }] });
+    const attend = (id: number) =>
+      tier.attend(id, 0, new Float32Array(rows * 10 * 8 * 128), new Float32Array(rows * 8 * 8 * 128));
+    const long = Math.floor(maxStepRows / 4096);
+    for (let id = 0; id < long; id++) announce(id, 4096);
+    let id = long;
+    for (; id < 100; id++) announce(id, rows);
+    await expect(attend(99)).rejects.toMatchObject({ code: 'ATTENTION_STAGING' });
+    await expect(attend(99)).rejects.toThrow(CapacityError);
+    tier.retire(0);
+    announce(id, rows);
+    await attend(id);
+    await tier.close();
+  });
+});

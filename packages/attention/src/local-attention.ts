@@ -12,11 +12,23 @@ import {
   outputRowFloats,
   qkvRowFloats,
 } from '@glinthawk/core';
-import type { AttentionCapacity, AttentionStats, AttentionStep, Slot, StepEntry } from './backend.ts';
+import type { AttentionCapacity, AttentionLimits, AttentionStats, AttentionStep, Slot, StepEntry } from './backend.ts';
 import type { PageLayout } from './page-layout.ts';
 import type { LogSumExpBackend } from './remote/log-sum-exp.ts';
-import { markEntryDead, type Shard, stepBytes, writeStep } from './shard.ts';
-import { sizeClass } from './wasm-heap.ts';
+import {
+  markEntryDead,
+  type Shard,
+  STAGING_SLACK_BYTES,
+  type StagingLayout,
+  stagingLayout,
+  stagingRowBytes,
+  writeStep,
+} from './shard.ts';
+import { RING_COMMANDS } from './shard-worker.ts';
+import { type HeapBytes, roundUp, TABLE_BYTES } from './wasm-heap.ts';
+
+/** Of TABLE_BYTES, more than the Config of any model takes. */
+const CONFIG_ROOM_BYTES = 1 << 20;
 
 interface SlotState {
   readonly slot: Slot;
@@ -34,10 +46,8 @@ interface StepPart {
   readonly entries: readonly (StepEntry & { readonly blockTable: number })[];
   readonly firstRow: number;
   readonly rows: number;
-  readonly descriptor: number; // address
-  readonly qkv: number; // address
-  readonly output: number; // address
-  readonly totals: number; // address
+  readonly staging: number; // address; that of the descriptor too
+  readonly layout: StagingLayout;
 }
 
 interface AnnouncedStep {
@@ -54,6 +64,7 @@ export interface LocalAttentionParts {
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
   readonly layout: PageLayout;
+  readonly heapBytes: HeapBytes;
   readonly shards: readonly Shard[];
   readonly lost: Promise<NodeLostError>;
 }
@@ -63,6 +74,7 @@ export class LocalAttention implements LogSumExpBackend {
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
   readonly capacity: AttentionCapacity;
+  readonly limits: AttentionLimits;
   readonly lost: Promise<NodeLostError>;
   readonly #layout: PageLayout;
   readonly #shards: readonly Shard[];
@@ -75,7 +87,7 @@ export class LocalAttention implements LogSumExpBackend {
   readonly #steps = new Map<number, AnnouncedStep>();
   #closing: Promise<void> | null = null;
 
-  constructor({ name, geometry, kvDtype, layout, shards, lost }: LocalAttentionParts) {
+  constructor({ name, geometry, kvDtype, layout, heapBytes, shards, lost }: LocalAttentionParts) {
     this.name = name;
     this.geometry = geometry;
     this.kvDtype = kvDtype;
@@ -90,6 +102,11 @@ export class LocalAttention implements LogSumExpBackend {
       blockTokens: layout.blockTokens,
       blockBytes: layout.blockBytes,
       shards: shards.map(({ blocks }) => ({ blocks })),
+    };
+    this.limits = {
+      maxStepRows: Math.floor((heapBytes.staging - STAGING_SLACK_BYTES) / stagingRowBytes(geometry)),
+      maxSlots: Math.floor((TABLE_BYTES - CONFIG_ROOM_BYTES) / roundUp(this.#tableBytes)), // were they all in one shard
+      maxSteps: RING_COMMANDS,
     };
   }
 
@@ -121,10 +138,10 @@ export class LocalAttention implements LogSumExpBackend {
     if (state === undefined || state.slot.generation !== slot.generation) return;
     this.#slots.delete(slot.index);
     for (const { parts } of this.#steps.values()) {
-      for (const { shard, entries, descriptor } of parts) {
+      for (const { shard, entries, staging } of parts) {
         if (shard !== state.shard) continue;
         for (let i = 0; i < entries.length; i++) {
-          if (entries[i]?.blockTable === state.blockTable) markEntryDead(shard.heap, descriptor, i);
+          if (entries[i]?.blockTable === state.blockTable) markEntryDead(shard.heap, staging, i);
         }
       }
     }
@@ -218,7 +235,7 @@ export class LocalAttention implements LogSumExpBackend {
 
   allocatedBytes(): number {
     if (this.#closing !== null) return 0;
-    return this.#shards.reduce((bytes, { heap }) => bytes + heap.committedBytes, 0);
+    return this.#shards.reduce((bytes, { heap }) => bytes + heap.touchedBytes, 0);
   }
 
   close(): Promise<void> {
@@ -285,7 +302,7 @@ export class LocalAttention implements LogSumExpBackend {
     }
   }
 
-  /** Splits entries by shard and gives each part its descriptor and staging buffers. */
+  /** Splits entries by shard and gives each part its staging. */
   #place(entries: readonly StepEntry[], undo: (() => void)[]): StepPart[] {
     const parts: StepPart[] = [];
     let row = 0;
@@ -300,23 +317,11 @@ export class LocalAttention implements LogSumExpBackend {
         own.push({ ...entry, blockTable: state.blockTable });
         rows += entry.count;
       }
-      const allocate = (bytes: number) => {
-        const address = shard.heap.allocate(sizeClass(bytes));
-        undo.push(() => shard.heap.release(address, sizeClass(bytes)));
-        return address;
-      };
-      const part: StepPart = {
-        shard,
-        entries: own,
-        firstRow: row,
-        rows,
-        descriptor: allocate(stepBytes(own.length)),
-        qkv: allocate(4 * rows * this.#qkvFloats),
-        output: allocate(4 * rows * this.#outputFloats),
-        totals: allocate(8 * rows * this.#heads),
-      };
-      writeStep(shard.heap, part.descriptor, own);
-      parts.push(part);
+      const layout = stagingLayout(this.geometry, own.length, rows);
+      const staging = shard.heap.stage(layout.bytes);
+      undo.push(() => shard.heap.unstage(staging, layout.bytes));
+      writeStep(shard.heap, staging, own);
+      parts.push({ shard, entries: own, firstRow: row, rows, staging, layout });
       row += rows;
       from += own.length;
     }
@@ -328,12 +333,7 @@ export class LocalAttention implements LogSumExpBackend {
   }
 
   #release(step: AnnouncedStep): void {
-    for (const { shard, entries, rows, descriptor, qkv, output, totals } of step.parts) {
-      shard.heap.release(descriptor, sizeClass(stepBytes(entries.length)));
-      shard.heap.release(qkv, sizeClass(4 * rows * this.#qkvFloats));
-      shard.heap.release(output, sizeClass(4 * rows * this.#outputFloats));
-      shard.heap.release(totals, sizeClass(8 * rows * this.#heads));
-    }
+    for (const { shard, staging, layout } of step.parts) shard.heap.unstage(staging, layout.bytes);
   }
 
   async #attendPart(
@@ -343,16 +343,23 @@ export class LocalAttention implements LogSumExpBackend {
     output: Float32Array,
     logSumExp: Float32Array | null,
   ): Promise<void> {
-    const { shard, firstRow, rows } = part;
+    const { shard, firstRow, rows, staging, layout } = part;
+    const totals = staging + layout.totals;
     const wide = this.#qkvFloats;
     const narrow = this.#outputFloats;
-    shard.heap.f32.set(qkv.subarray(firstRow * wide, (firstRow + rows) * wide), part.qkv / 4);
-    await shard.runner.attend(part.descriptor, layer, part.qkv, part.output, logSumExp === null ? 0 : part.totals);
+    shard.heap.f32.set(qkv.subarray(firstRow * wide, (firstRow + rows) * wide), (staging + layout.qkv) / 4);
+    await shard.runner.attend(
+      staging,
+      layer,
+      staging + layout.qkv,
+      staging + layout.output,
+      logSumExp === null ? 0 : totals,
+    );
     const { f32 } = shard.heap;
-    const from = part.output / 4;
+    const from = (staging + layout.output) / 4;
     output.set(f32.subarray(from, from + rows * narrow), firstRow * narrow);
     if (logSumExp === null) return;
-    for (let i = 0, at = part.totals / 4; i < rows * this.#heads; i++, at += 2) {
+    for (let i = 0, at = totals / 4; i < rows * this.#heads; i++, at += 2) {
       const largest = f32[at] as number;
       const sum = f32[at + 1] as number;
       logSumExp[firstRow * this.#heads + i] = (largest + Math.log2(sum)) * Math.LN2;

@@ -2,14 +2,20 @@
 import { type AttentionGeometry, CapacityError, InputError, type KvDtype } from '@glinthawk/core';
 import { platform } from '#platform';
 import { defaultBlockTokens, KV_DTYPES, type PageLayout, pageLayout, validateGeometry } from './page-layout.ts';
-import { HEAP_BASE, MAX_MEMORY_BYTES, STAGING_BYTES } from './wasm-heap.ts';
+import { stagingRowBytes } from './shard.ts';
+import { HEAP_BASE, type HeapBytes, MAX_MEMORY_BYTES, TABLE_BYTES } from './wasm-heap.ts';
 
-const MAX_SHARD_KV_BYTES = MAX_MEMORY_BYTES - HEAP_BASE - STAGING_BYTES;
+/** What staging has room for in each shard: 32 micro-batches of 256 rows in flight, all of them in one shard. */
+const STAGED_ROWS = 32 * 256;
+/** Small rows cost little, and then steps may be long; of large ones fewer are in flight. */
+const MIN_STAGING_BYTES = 64 << 20;
+const MAX_STAGING_BYTES = 1024 << 20;
 
 export interface ShardPlan {
   readonly layout: PageLayout;
   /** Of each shard. */
   readonly blocks: number;
+  readonly heapBytes: HeapBytes;
 }
 
 /** @throws InputError, UnsupportedError, CapacityError */
@@ -33,7 +39,9 @@ export function planShards(
   if (!(memoryBytes > 0)) {
     throw new InputError('ATTENTION_MEMORY', `memoryBytes must be positive, found ${memoryBytes}`);
   }
-  const shardBytes = Math.min(memoryBytes / workers, MAX_SHARD_KV_BYTES);
+  const wantedBytes = STAGED_ROWS * stagingRowBytes(geometry);
+  const staging = Math.min(Math.max(wantedBytes, MIN_STAGING_BYTES), MAX_STAGING_BYTES);
+  const shardBytes = Math.min(memoryBytes / workers, MAX_MEMORY_BYTES - HEAP_BASE - staging - TABLE_BYTES);
   const layout = pageLayout(
     geometry,
     kvDtype,
@@ -47,5 +55,5 @@ export function planShards(
       { hint: 'give the attention tier more memory, fewer workers, or a smaller KV dtype' },
     );
   }
-  return { layout, blocks };
+  return { layout, blocks, heapBytes: { staging, kept: blocks * layout.blockBytes + TABLE_BYTES } };
 }

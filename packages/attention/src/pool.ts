@@ -19,7 +19,7 @@ import { planShards } from './plan-shards.ts';
 import type { Platform } from './platform.ts';
 import { Shard, writeConfig } from './shard.ts';
 import { CONTROL_BYTES, CommandQueue } from './shard-worker.ts';
-import { createMemory, STAGING_BYTES, WasmHeap } from './wasm-heap.ts';
+import { createMemory, WasmHeap } from './wasm-heap.ts';
 
 export interface LocalAttentionOptions extends InlineAttentionOptions {
   /** Default: one a core. */
@@ -53,9 +53,8 @@ export async function createPool(
     );
     return createInlineAttention(geometry, { ...options, name });
   }
-  const { layout, blocks } = planShards(geometry, { ...options, workers });
+  const { layout, blocks, heapBytes } = planShards(geometry, { ...options, workers });
   const module = await loadKernel(options.build ?? attentionKernelInfo().build, true);
-  const heapBytes = blocks * layout.blockBytes + STAGING_BYTES;
   const { promise: lost, resolve: resolveLost } = Promise.withResolvers<NodeLostError>();
 
   const queues: CommandQueue[] = [];
@@ -93,7 +92,7 @@ export async function createPool(
     await Promise.all(shards.map(({ runner }) => runner.close(error)));
     throw error;
   }
-  return new LocalAttention({ name, geometry, kvDtype, layout, shards, lost });
+  return new LocalAttention({ name, geometry, kvDtype, layout, heapBytes, shards, lost });
 }
 
 export type LocalAttentionSourceOptions = Omit<LocalAttentionOptions, 'kvDtype'>;

@@ -13,7 +13,7 @@ const BUSY_MS = 1; // Float64 index
 const COMMANDS = 16; // Int32 index of the ring: step, layer, qkv, output, totals of each command
 const COMMAND_FIELDS = 5;
 /** Attends of one shard that wait at the same time; each is another step in flight. */
-const RING_COMMANDS = 256;
+export const RING_COMMANDS = 256;
 export const CONTROL_BYTES = 4 * (COMMANDS + COMMAND_FIELDS * RING_COMMANDS);
 
 /** In the worker: never returns. Whatever the kernels throw ends the worker. */

@@ -2,9 +2,9 @@
  * One shard: a WebAssembly memory with its blocks, and what runs kernels on it. Blocks are taken from memory when a slot
  * first grows into them and given back whole. Which slot has which blocks is LocalAttention's business.
  */
-import { type AttentionGeometry, CapacityError, type KvDtype } from '@glinthawk/core';
+import { type AttentionGeometry, CapacityError, type KvDtype, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { KV_DTYPES, type PageLayout } from './page-layout.ts';
-import type { WasmHeap } from './wasm-heap.ts';
+import { roundUp, type WasmHeap } from './wasm-heap.ts';
 
 /** Runs attend commands one after the other, in order. */
 export interface ShardRunner {
@@ -44,9 +44,29 @@ export function writeConfig(heap: WasmHeap, geometry: AttentionGeometry, kvDtype
   return config;
 }
 
-export function stepBytes(entries: number): number {
-  return 4 * (STEP_FIELDS + ENTRY_FIELDS * entries);
+/** Where a step's parts lie from the start of its staging, each on a cache line of its own. */
+export interface StagingLayout {
+  readonly qkv: number; // the descriptor is before it, at 0
+  readonly output: number;
+  readonly totals: number;
+  readonly bytes: number;
 }
+
+export function stagingLayout(geometry: AttentionGeometry, entries: number, rows: number): StagingLayout {
+  const qkv = roundUp(4 * (STEP_FIELDS + ENTRY_FIELDS * entries));
+  const output = qkv + roundUp(4 * rows * qkvRowFloats(geometry));
+  const totals = output + roundUp(4 * rows * outputRowFloats(geometry));
+  const bytes = totals + roundUp(8 * rows * geometry.groupSize * geometry.kvHeads);
+  return { qkv, output, totals, bytes };
+}
+
+/** What a row takes in staging at most, when it is an entry of its own; a step takes up to STAGING_SLACK_BYTES more. */
+export function stagingRowBytes(geometry: AttentionGeometry): number {
+  const heads = geometry.groupSize * geometry.kvHeads;
+  return 4 * (ENTRY_FIELDS + qkvRowFloats(geometry) + outputRowFloats(geometry)) + 8 * heads;
+}
+
+export const STAGING_SLACK_BYTES = 512;
 
 export function writeStep(
   heap: WasmHeap,

@@ -237,6 +237,18 @@ describe('in the session', () => {
   });
 });
 
+it('WELCOME grants no more than the backend has room for', async () => {
+  const limits = { maxSlots: 5, maxSteps: 7, maxStepRows: 9 };
+  const node = makeNode({
+    limits: { maxSteps: 3 },
+    createBackend: async (shape, { kvDtype }) => Object.assign(new NaiveBackend(shape, kvDtype), { limits }),
+  });
+  const connection = dial(node);
+  connection.send(helloFrame(hello));
+  expect(decodeWelcome((await connection.receive()).payload).limits).toEqual({ ...limits, maxSteps: 3 });
+  await connection.close();
+});
+
 /** xorshift32 */
 function generator(seed: number): (below: number) => number {
   let state = seed;

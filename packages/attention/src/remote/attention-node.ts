@@ -302,9 +302,11 @@ export class AttentionNode {
     if (abort.signal.aborted) throw new ConnectionClosedError(from);
     const logSumExp = hello.capabilities.includes('log-sum-exp') && hasLogSumExp(backend);
     const capabilities: readonly Capability[] = logSumExp ? ['log-sum-exp'] : [];
-    const limits = {
-      ...this.#limits,
-      maxStepRows: Math.min(this.#limits.maxStepRows, maxRowsPerFrame(geometry, wireDtype)),
+    const own = backend.limits ?? this.#limits;
+    const limits: SessionLimits = {
+      maxSlots: Math.min(this.#limits.maxSlots, own.maxSlots),
+      maxSteps: Math.min(this.#limits.maxSteps, own.maxSteps),
+      maxStepRows: Math.min(this.#limits.maxStepRows, own.maxStepRows, maxRowsPerFrame(geometry, wireDtype)),
     };
     const session = new NodeSession({ connection, backend, geometry, wireDtype, logSumExp, limits });
     tenancy.session = session;
