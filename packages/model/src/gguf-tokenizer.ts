@@ -7,11 +7,11 @@ import { Fields, quote } from './config-fields.ts';
 import type { GgufHeader } from './gguf-header.ts';
 import { MAX_VOCAB } from './model-limits.ts';
 import type { ModelTokenizer } from './model-tokenizer.ts';
-import { PretrainedTokenizer, type SpecialIds } from './pretrained-tokenizer.ts';
+import type { SpecialIds } from './post-processor.ts';
+import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
 import { SentencePieceTokenizer, TOKEN_TYPE } from './sentencepiece-tokenizer.ts';
+import { GPT2_PATTERN } from './split-pattern.ts';
 
-/** OpenAI's GPT-2 pattern (gpt-2, `encoder.py`). */
-const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORDS = '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+';
 const TAIL = ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+';
@@ -34,12 +34,12 @@ interface PreTokenizer {
 
 const plain = (...patterns: string[]): PreTokenizer => ({ patterns, ignoreMerges: false, addBos: false });
 const LLAMA3_LIKE: PreTokenizer = { patterns: [LLAMA3], ignoreMerges: true, addBos: true };
-const DIGITS_THEN_GPT2 = plain('\\p{N}', GPT2);
+const DIGITS_THEN_GPT2 = plain('\\p{N}', GPT2_PATTERN);
 
 /** llama.cpp's names (`tokenizer.ggml.pre`) for the pre-tokenizers of the families that run here. */
 const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map([
-  ['default', plain('[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2, '\\p{N}+', '[0-9][0-9][0-9]')],
-  ['gpt-2', plain(GPT2)],
+  ['default', plain('[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2_PATTERN, '\\p{N}+', '[0-9][0-9][0-9]')],
+  ['gpt-2', plain(GPT2_PATTERN)],
   ['llama-bpe', LLAMA3_LIKE],
   ['llama3', LLAMA3_LIKE],
   ['llama-v3', LLAMA3_LIKE],

@@ -5,7 +5,8 @@ import { Fields } from './config-fields.ts';
 import { decodeUtf8, type ModelFiles, parseJson, readWhole } from './file-source.ts';
 import type { ChatTemplate } from './model.ts';
 import { MAX_TOKENIZER_BYTES } from './model-limits.ts';
-import { PretrainedTokenizer, type SpecialIds } from './pretrained-tokenizer.ts';
+import type { SpecialIds } from './post-processor.ts';
+import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
 
 const TEXT_FILES = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'] as const;
 

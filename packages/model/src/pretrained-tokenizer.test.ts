@@ -75,6 +75,87 @@ describe('tokenizer.json, byte-level', () => {
   });
 });
 
+describe('white space', () => {
+  /** Texts of the pieces: a vocabulary without merges but with these words tells them apart. */
+  const pieces = (pre_tokenizer: unknown, text: string, words: readonly string[]) => {
+    const written = words.map((word) => [...Buffer.from(word)].map((byte) => BYTE_CHARACTERS[byte]).join(''));
+    const vocab = Object.fromEntries([...BYTE_CHARACTERS, ...written].map((token, id) => [token, id]));
+    const tokenizer = create(
+      byteLevel({ pre_tokenizer, added_tokens: [], model: { type: 'BPE', vocab, merges: [], ignore_merges: true } }),
+    );
+    return tokenizer.encode(text, { addSpecial: false }).map((id) => Buffer.from(tokenizer.tokenBytes(id)).toString());
+  };
+  const bytes = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+  const then = (...parts: object[]) => ({ type: 'Sequence', pretokenizers: [...parts, bytes] });
+
+  // What Python's tokenizers 0.23 gives for each.
+  it.each<[string, unknown, string, string[]]>([
+    ['ByteLevel', byteLevel().pre_tokenizer, 'hi\r\n\ufeff', ['hi', '\r', '\n', '\ufeff']],
+    [
+      'ByteLevel',
+      byteLevel().pre_tokenizer,
+      'x\u0085y  \u0085\u0085z',
+      ['x', '\u0085', 'y', '  \u0085', '\u0085', 'z'],
+    ],
+    ['ByteLevel with a space before', { type: 'ByteLevel', add_prefix_space: true }, 'a\n  b', [' a', '\n ', ' b']],
+    [
+      'Split',
+      then({ type: 'Split', pattern: { Regex: '\\s' }, behavior: 'Isolated' }),
+      'x\u0085\ufeffy',
+      ['x', '\u0085', '\ufeffy'],
+    ],
+    ['WhitespaceSplit', then({ type: 'WhitespaceSplit' }), '\ufeff \u0085 x', ['\ufeff', 'x']],
+    ['Whitespace', then({ type: 'Whitespace' }), 'x\u0085é!?\ufeff', ['x', 'é', '!?\ufeff']],
+    [
+      'Contiguous',
+      then({ type: 'Split', pattern: { Regex: '\\s|a' }, behavior: 'Contiguous' }),
+      'ba \u0085c',
+      ['b', 'a \u0085', 'c'],
+    ],
+    ['Punctuation', then({ type: 'Punctuation' }), 'x..$y', ['x', '.', '.', '$', 'y']],
+  ])("of %s is Unicode's, not JavaScript's", (_, preTokenizer, text, expected) => {
+    expect(pieces(preTokenizer, text, expected)).toEqual(expected);
+  });
+
+  it('is stripped as Unicode has it', () => {
+    const tokenizer = create(byteLevel({ normalizer: { type: 'Strip', strip_left: true, strip_right: true } }));
+    expect(tokenizer.encode('\u0085 x\ufeff\u0085', { addSpecial: false })).toEqual([0x78, 0xef, 0xbb, 0xbf]);
+  });
+});
+
+describe('a post-processor', () => {
+  const template = (changes: Record<string, unknown> = {}) => ({
+    type: 'TemplateProcessing',
+    single: [{ SpecialToken: { id: '<|end|>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
+    special_tokens: { '<|end|>': { id: '<|end|>', ids: [260], tokens: ['<|end|>'] } },
+    ...changes,
+  });
+  const ids = (post_processor: unknown) => create(byteLevel({ post_processor })).encode('ab', { addSpecial: true });
+
+  it('adds ids before and after, if asked', () => {
+    expect(ids(template())).toEqual([260, 256]);
+    expect(create(byteLevel({ post_processor: template() })).encode('ab', { addSpecial: false })).toEqual([256]);
+    const roberta = { type: 'RobertaProcessing', cls: ['<|end|>', 260], sep: ['<tool>', 261] };
+    expect(ids(roberta)).toEqual([260, 256, 261]);
+    expect(ids({ type: 'Sequence', processors: [{ type: 'ByteLevel' }, roberta, template()] })).toEqual([
+      260, 260, 256, 261,
+    ]);
+  });
+
+  it.each<[string, unknown]>([
+    ['whose template is a text', template({ single: 'A' })],
+    ['whose template is missing', template({ single: undefined })],
+    ['without the text', template({ single: [] })],
+    ['with a null piece', template({ single: [null] })],
+    ['with an unknown piece', template({ single: [{ Sequence: { id: 'B' } }] })],
+    ['without ids', template({ special_tokens: {} })],
+    ['with ids outside the vocabulary', template({ special_tokens: { '<|end|>': { ids: [262] } } })],
+    ['of half a pair', { type: 'BertProcessing', cls: ['<|end|>'], sep: ['<tool>', 261] }],
+  ])('%s is refused when it is opened', (_, damaged) => {
+    expect(() => ids(damaged)).toThrow(ModelFormatError);
+  });
+});
+
 describe('tokenizer.json with byte fallback', () => {
   const bytes = Object.fromEntries(
     Array.from({ length: 256 }, (_, i) => [`<0x${i.toString(16).toUpperCase().padStart(2, '0')}>`, 3 + i]),
@@ -144,8 +225,18 @@ describe('a damaged tokenizer.json', () => {
     ['with an added token of an enormous id', byteLevel({ added_tokens: [{ id: 2 ** 31, content: 'x' }] })],
     [
       'with a pre-tokenizer whose pattern does not parse',
-      byteLevel({ pre_tokenizer: { type: 'Split', pattern: { Regex: '(' } } }),
+      byteLevel({ pre_tokenizer: { type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated' } }),
     ],
+    [
+      'with an unknown pattern',
+      byteLevel({ pre_tokenizer: { type: 'Split', pattern: { Glob: '*' }, behavior: 'Isolated' } }),
+    ],
+    ['with a Split without a pattern', byteLevel({ pre_tokenizer: { type: 'Split', behavior: 'Isolated' } })],
+    [
+      'with a normalizer of an unknown pattern',
+      byteLevel({ normalizer: { type: 'Replace', pattern: {}, content: '' } }),
+    ],
+    ['with a Metaspace of two characters', byteLevel({ pre_tokenizer: { type: 'Metaspace', replacement: '__' } })],
   ])('%s is refused', (_, json) => {
     expect(() => create(json)).toThrow(ModelFormatError);
   });
@@ -153,6 +244,18 @@ describe('a damaged tokenizer.json', () => {
   it.each<[string, unknown, RegExp]>([
     ['a Unigram model', model({ type: 'Unigram' }), /Unigram/],
     ['an unknown pre-tokenizer', byteLevel({ pre_tokenizer: { type: 'Telepathy' } }), /Telepathy/],
+    ['an unknown normalizer', byteLevel({ normalizer: { type: 'Telepathy' } }), /Telepathy/],
+    ['an unknown post-processor', byteLevel({ post_processor: { type: 'Telepathy' } }), /Telepathy/],
+    [
+      'another way to split',
+      byteLevel({ pre_tokenizer: { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithPrevious' } }),
+      /MergedWithPrevious/,
+    ],
+    [
+      'an added token that must be a word of its own',
+      byteLevel({ added_tokens: [{ id: 260, content: 'end', single_word: true }] }),
+      /single_word .* "end"/,
+    ],
     ['an unknown decoder', byteLevel({ decoder: { type: 'WordPiece' } }), /WordPiece/],
     ['suffixes of words', model({ end_of_word_suffix: '</w>' }), /end_of_word_suffix/],
   ])('%s is not supported, by name', (_, json, message) => {
@@ -165,7 +268,7 @@ describe('a damaged tokenizer.json', () => {
     fc.assert(
       fc.property(fc.constantFrom(...parts), fc.jsonValue(), (part, value) => {
         try {
-          create(byteLevel({ [part]: value }));
+          create(byteLevel({ [part]: value })).encode('a b', { addSpecial: true });
         } catch (error) {
           expect(error).toBeInstanceOf(GlinthawkError);
         }

@@ -1,6 +1,7 @@
 /**
  * `tokenizer.json` (Hugging Face tokenizers' format) as a Tokenizer. Encoding is `@huggingface/tokenizers`' work; here the file
- * is validated, the library's Digits is mended, and tokens are turned into bytes, which the library can't do.
+ * is validated, the parts that the library does otherwise are mended or done without it, and tokens are turned into bytes,
+ * which the library can't do.
  */
 import { ModelFormatError, toError, UnsupportedError } from '@glinthawk/core';
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
@@ -8,6 +9,9 @@ import { byteLevelBytes } from './byte-level-alphabet.ts';
 import { Fields, quote } from './config-fields.ts';
 import { MAX_VOCAB } from './model-limits.ts';
 import { fallbackByte, type ModelTokenizer, NO_BYTES } from './model-tokenizer.ts';
+import { readNormalizer } from './normalizer.ts';
+import { readPostProcessor, type SpecialIds } from './post-processor.ts';
+import { readPreTokenizer } from './pre-tokenizer.ts';
 
 export interface PretrainedTokenizerOptions {
   /** Where it came from, in errors and descriptions. */
@@ -16,17 +20,12 @@ export interface PretrainedTokenizerOptions {
   readonly special?: (tokenId: (content: string) => number | undefined) => SpecialIds | undefined;
 }
 
-/** What stands before and after each text. */
-export interface SpecialIds {
-  readonly before: readonly number[];
-  readonly after: readonly number[];
-}
-
 export class PretrainedTokenizer implements ModelTokenizer {
   readonly kind: string;
   readonly vocabSize: number;
   readonly #library: LibraryTokenizer;
-  readonly #special: SpecialIds | undefined;
+  readonly #where: string;
+  readonly #special: SpecialIds;
   /** By id; holes where the vocabulary has them. */
   readonly #bytes: readonly (Uint8Array | undefined)[];
   readonly #specialIds: ReadonlySet<number>;
@@ -57,17 +56,37 @@ export class PretrainedTokenizer implements ModelTokenizer {
     this.vocabSize = bytes.length;
     this.#bytes = bytes;
     this.#specialIds = specialIds;
+    this.#where = where;
     this.#library = createLibraryTokenizer(where, {
-      ...(json as Readonly<Record<string, unknown>>),
+      added_tokens: fields.raw('added_tokens') ?? [],
+      normalizer: readNormalizer(`${where}: normalizer`, fields.raw('normalizer')),
+      pre_tokenizer: readPreTokenizer(`${where}: pre_tokenizer`, fields.raw('pre_tokenizer')),
       model: { ...(fields.raw('model') as object), merges },
+      // What these two do is done here.
+      post_processor: null,
+      decoder: null,
     });
-    this.#special = options.special?.((content) => this.#library.token_to_id(content));
+    const processed = readPostProcessor(`${where}: post_processor`, fields.raw('post_processor'), this.vocabSize);
+    this.#special = options.special?.((content) => this.#library.token_to_id(content)) ?? processed;
   }
 
+  /** @throws ModelFormatError when the library fails, which a file that was opened should not let happen */
   encode(text: string, options: { readonly addSpecial: boolean }): number[] {
-    const special = options.addSpecial ? this.#special : undefined;
-    const ids = this.#library.encode(text, { add_special_tokens: options.addSpecial && special === undefined }).ids;
-    return special === undefined ? ids : special.before.concat(ids, special.after);
+    const ids = this.#encodeText(text);
+    return options.addSpecial ? this.#special.before.concat(ids, this.#special.after) : ids;
+  }
+
+  #encodeText(text: string): number[] {
+    try {
+      const ids: readonly (number | undefined)[] = this.#library.encode(text, { add_special_tokens: false }).ids;
+      // Without an unknown token, Hugging Face drops what the vocabulary lacks; the library gives undefined.
+      return ids.filter((id) => id !== undefined);
+    } catch (thrown) {
+      const cause = toError(thrown);
+      throw new ModelFormatError('MODEL_TOKENIZER', `${this.#where}: a text can't be encoded: ${cause.message}`, {
+        cause,
+      });
+    }
   }
 
   tokenBytes(id: number): Uint8Array {
@@ -79,40 +98,14 @@ export class PretrainedTokenizer implements ModelTokenizer {
   }
 }
 
-function createLibraryTokenizer(where: string, json: Readonly<Record<string, unknown>>): LibraryTokenizer {
-  const mended = {
-    ...json,
-    added_tokens: json.added_tokens ?? [],
-    pre_tokenizer: mendDigits(json.pre_tokenizer ?? null),
-  };
-  for (const key of ['normalizer', 'post_processor', 'decoder'] as const) {
-    // The library wants the keys to be there.
-    Object.assign(mended, { [key]: json[key] ?? null });
-  }
+function createLibraryTokenizer(where: string, json: object): LibraryTokenizer {
   try {
     // The second argument is tokenizer_config.json: nothing in it concerns BPE but cleaning up, which is for decoding.
-    return new LibraryTokenizer(mended, { clean_up_tokenization_spaces: false });
+    return new LibraryTokenizer(json, { clean_up_tokenization_spaces: false });
   } catch (thrown) {
     const cause = toError(thrown);
-    if (/^Unknown .* type: /.test(cause.message)) {
-      throw new UnsupportedError('UNSUPPORTED_TOKENIZER', `${where}: ${cause.message}`, { cause });
-    }
     throw new ModelFormatError('MODEL_TOKENIZER', `${where}: ${cause.message}`, { cause });
   }
-}
-
-/**
- * Hugging Face's Digits splits at every \p{N}; the library's only at decimal digits, so that `½` and `²` come out otherwise.
- */
-function mendDigits(preTokenizer: unknown): unknown {
-  if (typeof preTokenizer !== 'object' || preTokenizer === null) return preTokenizer;
-  const part = preTokenizer as Readonly<Record<string, unknown>>;
-  if (part.type === 'Sequence' && Array.isArray(part.pretokenizers)) {
-    return { ...part, pretokenizers: part.pretokenizers.map(mendDigits) };
-  }
-  if (part.type !== 'Digits') return preTokenizer;
-  const pattern = part.individual_digits === true ? '\\p{N}' : '\\p{N}+';
-  return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false };
 }
 
 function refuseOtherModels(model: Fields): void {
@@ -172,6 +165,13 @@ function readAddedTokens(fields: Fields): readonly AddedToken[] {
     const content = token.text('content');
     if (id === undefined) throw token.wrong('id', 'a token id');
     if (content === undefined || content === '') throw token.wrong('content', 'a string that is not empty');
+    // The library finds an added token inside a word too.
+    if (token.flag('single_word', false)) {
+      throw new UnsupportedError(
+        'UNSUPPORTED_TOKENIZER',
+        `${token.where}: single_word is not supported, and ${quote(content)} has it`,
+      );
+    }
     return { id, content, special: token.flag('special', false) };
   });
 }
