@@ -2,14 +2,14 @@
  * The attention nodes that an engine has: connected at start, lost at any time, connected again in the background. A node's
  * connection is used by one object from its handshake to its end; a node that came back is a new, empty one.
  */
-import type { AttentionBackend, AttentionSource, Slot } from '@glinthawk/attention';
+import type { AttentionBackend, AttentionSource, AttentionStep, Slot } from '@glinthawk/attention';
 import {
   AbortedError,
   type AttentionGeometry,
+  CapacityError,
   type KvDtype,
   type Logger,
   NodeLostError,
-  ProtocolError,
   toError,
 } from '@glinthawk/core';
 import { KvShard, type Placement, SlotTable } from './kv-shard.ts';
@@ -21,7 +21,23 @@ const LONGEST_BACKOFF_MS = 10_000;
 /** How long a lost backend may take to let go of buffers before they are used again all the same. */
 const LETTING_GO_MS = 5_000;
 
-/** One node while it is connected. */
+/** Steps after which a node that had no room for one is trusted with more again. */
+const STEPS_BETWEEN_RAISES = 32;
+
+/** A node has no room for a step or a slot. Its KV stands: with less to hold at once it may go on. */
+export class NodeFullError extends CapacityError {
+  readonly connection: NodeConnection;
+
+  constructor(connection: NodeConnection, cause: CapacityError) {
+    super(cause.code, cause.message, { cause, ...(cause.hint === undefined ? {} : { hint: cause.hint }) });
+    this.connection = connection;
+  }
+}
+
+/**
+ * One node while it is connected. A backend that fails in any other way than for lack of room is not trusted any more: its node
+ * counts as lost, which costs time and no request.
+ */
 export class NodeConnection {
   readonly index: number;
   readonly backend: AttentionBackend;
@@ -30,6 +46,13 @@ export class NodeConnection {
   /** Attends and rows under way. */
   attends = 0;
   rows = 0;
+  /** What it takes at once: as it says, or less where it had no room for that. */
+  mostSteps: number;
+  mostStepRows: number;
+  /** It had no room for a step, and none went through since: nothing new goes there. */
+  strained = false;
+  #stepsSinceChange = 0;
+  #mostSlots: number;
   #busyPerAttendMs = 0;
   #measured = { busyMs: 0, attends: 0 };
   #attendsEnded = 0;
@@ -45,6 +68,9 @@ export class NodeConnection {
     this.backend = backend;
     this.speed = speed;
     this.#onLost = onLost;
+    this.mostSteps = Math.max(1, backend.limits?.maxSteps ?? Number.POSITIVE_INFINITY);
+    this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
+    this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
     const { blockTokens, shards } = backend.capacity;
     this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, blockTokens, blocks));
     backend.lost.then((error) => this.lose(error));
@@ -54,14 +80,41 @@ export class NodeConnection {
     return this.#loss !== null;
   }
 
-  /** Opens a slot on a shard. @throws NodeLostError, CapacityError, InputError */
+  get residents(): number {
+    return this.shards.reduce((sum, shard) => sum + shard.residents.size, 0);
+  }
+
+  /** Whether it takes another sequence, as far as it isn't a matter of KV blocks. */
+  get admits(): boolean {
+    return this.#slots.taken < this.#mostSlots && !(this.strained && this.residents > 0);
+  }
+
+  /** A step that it had a part in went through. */
+  stepEnded(): void {
+    this.strained = false;
+    if (++this.#stepsSinceChange < STEPS_BETWEEN_RAISES) return;
+    this.#stepsSinceChange = 0;
+    const { maxSteps, maxStepRows } = this.backend.limits ?? unlimited;
+    this.mostSteps = Math.min(Math.max(1, maxSteps), this.mostSteps + 1);
+    this.mostStepRows = Math.min(Math.max(1, maxStepRows), this.mostStepRows * 2);
+  }
+
+  /** It had no room for a step: fewer at once from now on, or fewer rows. */
+  restrict(most: { readonly steps?: number; readonly rows?: number }): void {
+    this.#stepsSinceChange = 0;
+    this.mostSteps = Math.max(1, Math.min(this.mostSteps, most.steps ?? this.mostSteps));
+    this.mostStepRows = Math.max(1, Math.min(this.mostStepRows, most.rows ?? this.mostStepRows));
+  }
+
+  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot, with none open at all */
   place(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> {
     const slot = this.#slots.take();
     try {
       this.backend.open(slot, shard.index);
     } catch (error) {
       this.#slots.giveBack(slot);
-      throw error;
+      if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
+      throw this.#failure(error);
     }
     return shard.take(sequence, slot, sequence.length);
   }
@@ -71,7 +124,8 @@ export class NodeConnection {
     if (this.#loss === null) this.#guarded(() => this.backend.free(slot));
   }
 
-  announce(step: Parameters<AttentionBackend['announce']>[0]): void {
+  /** @throws NodeFullError */
+  announce(step: AttentionStep): void {
     if (this.#loss === null) this.#guarded(() => this.backend.announce(step));
   }
 
@@ -79,7 +133,7 @@ export class NodeConnection {
     if (this.#loss === null) this.#guarded(() => this.backend.retire(stepId));
   }
 
-  /** As AttentionBackend.attend, but it also rejects when the node is lost and the backend says nothing. */
+  /** Rejects with NodeLostError or NodeFullError; also when the node is lost and the backend says nothing. */
   attend(
     stepId: number,
     layer: number,
@@ -97,7 +151,8 @@ export class NodeConnection {
         this.rows -= work.rows;
       };
       this.#rejections.add(reject);
-      this.backend.attend(stepId, layer, qkv, output).then(
+      const attended = async () => this.backend.attend(stepId, layer, qkv, output);
+      attended().then(
         () => {
           settled();
           this.#attendsEnded++;
@@ -106,12 +161,15 @@ export class NodeConnection {
         },
         (thrown: unknown) => {
           settled();
-          if (thrown instanceof NodeLostError) this.lose(thrown);
-          else if (thrown instanceof ProtocolError) this.lose(this.#lossFrom(thrown));
-          reject(this.#loss ?? thrown);
+          reject(this.#failure(thrown));
         },
       );
     });
+  }
+
+  /** Whether it ever did what it is there for. */
+  get wasUsed(): boolean {
+    return this.#attendsEnded > 0;
   }
 
   /** Kernel time of an attend, spread over the shards: how long one keeps others waiting. As of the last measure(). */
@@ -153,20 +211,29 @@ export class NodeConnection {
     return this.#closing;
   }
 
-  #lossFrom(cause: Error): NodeLostError {
-    return new NodeLostError(this.backend.name, `${this.backend.name} broke the protocol: ${cause.message}`, { cause });
+  /** What a failure of the backend means here; the node is lost unless it was only full. */
+  #failure(thrown: unknown): NodeLostError | NodeFullError {
+    if (this.#loss !== null) return this.#loss;
+    if (thrown instanceof CapacityError) return new NodeFullError(this, thrown);
+    const { name } = this.backend;
+    const cause = toError(thrown);
+    const loss =
+      cause instanceof NodeLostError ? cause : new NodeLostError(name, `${name} failed: ${cause.message}`, { cause });
+    this.lose(loss);
+    return loss;
   }
 
   #guarded(call: () => void): void {
     try {
       call();
     } catch (thrown) {
-      if (thrown instanceof NodeLostError) this.lose(thrown);
-      else if (thrown instanceof ProtocolError) this.lose(this.#lossFrom(thrown));
-      else throw thrown;
+      const failure = this.#failure(thrown);
+      if (failure instanceof NodeFullError) throw failure;
     }
   }
 }
+
+const unlimited = { maxSteps: Number.POSITIVE_INFINITY, maxStepRows: Number.POSITIVE_INFINITY };
 
 export interface AttentionTierOptions {
   readonly sources: readonly AttentionSource[];
@@ -183,6 +250,8 @@ export class AttentionTier {
   readonly #options: AttentionTierOptions;
   readonly #connections: (NodeConnection | null)[];
   readonly #speeds: readonly NodeSpeed[];
+  /** How long to wait before a source is tried again; grows until one of its nodes has done something. */
+  readonly #backoffsMs: number[];
   readonly #abort = new AbortController();
   readonly #background = new Set<Promise<void>>();
   readonly #closing = new Set<Promise<void>>();
@@ -197,6 +266,7 @@ export class AttentionTier {
     this.#options = options;
     this.#connections = options.sources.map(() => null);
     this.#speeds = options.sources.map(() => new NodeSpeed());
+    this.#backoffsMs = options.sources.map(() => FIRST_BACKOFF_MS);
     this.#lastBlocks = options.sources.map(() => 0);
     this.#shardTokens = options.sources.map(() => 0);
   }
@@ -330,6 +400,7 @@ export class AttentionTier {
     this.#nodesLost++;
     this.#options.logger.warn(`attention node ${connection.backend.name} is lost`, { reason: error.message });
     this.#end(connection);
+    if (connection.wasUsed) this.#backoffsMs[connection.index] = FIRST_BACKOFF_MS;
     this.#options.onLost(connection, error);
     this.#reconnect(connection.index);
   }
@@ -351,11 +422,11 @@ export class AttentionTier {
   #reconnect(index: number, onConnected?: () => void, onRefused?: (error: Error) => void): void {
     const { sources, logger } = this.#options;
     const attempt = async () => {
-      let backoffMs = FIRST_BACKOFF_MS;
       const reasons = new Set<string>();
       while (!this.#abort.signal.aborted) {
+        const backoffMs = this.#backoffsMs[index] ?? FIRST_BACKOFF_MS;
         await sleep(backoffMs, this.#abort.signal);
-        backoffMs = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
+        this.#backoffsMs[index] = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
         if (this.#abort.signal.aborted) return;
         try {
           await this.#connect(index);

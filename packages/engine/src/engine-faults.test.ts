@@ -1,10 +1,19 @@
 /** What goes wrong around the engine (nodes, sources, consumers) and what it may cost: time, a request, never the engine. */
-import type { AttentionBackend, Slot } from '@glinthawk/attention';
-import { NodeLostError, ProtocolError } from '@glinthawk/core';
+import type { AttentionBackend, AttentionLimits, AttentionStep, Slot } from '@glinthawk/attention';
+import { CapacityError, InputError, NodeLostError, outputRowFloats, ProtocolError } from '@glinthawk/core';
 import { describe, expect, it } from 'vitest';
 import { outcomes, requestOf } from '../../../test/golden/engine.ts';
 import { fakeGreedy } from '../../../test/reference/fake-dense.ts';
+import type { EngineApi } from './engine-api.ts';
 import { collect, rig } from './engine-rig.fixture.ts';
+import type { GenerationRequest } from './request.ts';
+
+async function expectAll(engine: EngineApi, given: readonly GenerationRequest[]): Promise<void> {
+  const got = await outcomes(engine, given);
+  for (const { id, promptIds, maxTokens } of given) {
+    expect(got.get(id)?.ids, id).toEqual(fakeGreedy(promptIds, maxTokens));
+  }
+}
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -118,5 +127,128 @@ describe('sources of requests', () => {
     }
     await expect(collect(engine.generate(source()))).rejects.toThrow();
     expect(closed).toBe(true);
+  });
+});
+
+describe('a node takes less than the engine has', () => {
+  const given = Array.from({ length: 24 }, (_, i) => requestOf(`r${i}`, [i, 1, 2, 3, 4, 5], 8));
+
+  /** Refuses whatever goes beyond its limits, as remote nodes do. */
+  const limited = (limits: AttentionLimits) => (backend: AttentionBackend) => {
+    const announce = backend.announce.bind(backend);
+    const retire = backend.retire.bind(backend);
+    const open = backend.open.bind(backend);
+    const steps = new Set<number>();
+    return {
+      limits,
+      open: (slot: Slot, shard: number) => {
+        if (slot.index >= limits.maxSlots) throw new CapacityError('TOO_MANY_SLOTS', 'no slot left');
+        open(slot, shard);
+      },
+      announce: (step: AttentionStep) => {
+        const rows = step.entries.reduce((sum, { count }) => sum + count, 0);
+        if (rows > limits.maxStepRows) throw new InputError('TOO_MANY_ROWS', `${rows} rows`);
+        if (steps.size >= limits.maxSteps) throw new InputError('TOO_MANY_STEPS', `${steps.size} steps`);
+        steps.add(step.id);
+        announce(step);
+      },
+      retire: (stepId: number) => {
+        steps.delete(stepId);
+        retire(stepId);
+      },
+    };
+  };
+  const plenty = { maxStepRows: 1000, maxSlots: 1000, maxSteps: 1000 };
+
+  for (const less of [
+    { maxStepRows: 3 },
+    { maxSlots: 4 },
+    { maxSteps: 1 },
+    { maxStepRows: 2, maxSlots: 2, maxSteps: 2 },
+  ]) {
+    it(`by what it says: ${JSON.stringify(less)}`, async () => {
+      const alter = limited({ ...plenty, ...less });
+      const { engine } = await rig([{ alter, latencyMs: 1 }], { microBatchRows: 16, inFlight: 3 });
+      await expectAll(engine, given);
+      expect(engine.stats()).toMatchObject({ nodesLost: 0, failed: 0 });
+    });
+  }
+
+  it('slots, without saying so', async () => {
+    const alter = (backend: AttentionBackend) => ({ ...limited({ ...plenty, maxSlots: 4 })(backend), limits: plenty });
+    const { engine } = await rig([{ alter }], { microBatchRows: 16, inFlight: 3 });
+    await expectAll(engine, given);
+    expect(engine.stats().failed).toBe(0);
+  });
+
+  /** Has room for so many rows under way. */
+  const staging = (most: number) => (backend: AttentionBackend) => {
+    const attend = backend.attend.bind(backend);
+    let underWay = 0;
+    return {
+      attend: async (stepId: number, layer: number, qkv: Float32Array, output: Float32Array) => {
+        underWay += output.length;
+        try {
+          if (underWay > most * outputRowFloats(backend.geometry)) throw new CapacityError('STAGING', 'no room');
+          await attend(stepId, layer, qkv, output);
+        } finally {
+          underWay -= output.length;
+        }
+      },
+    };
+  };
+
+  for (const most of [1, 5, 40]) {
+    it(`room for ${most} rows under way`, async () => {
+      const { engine } = await rig([{ alter: staging(most), latencyMs: 1 }, {}], { microBatchRows: 16, inFlight: 3 });
+      await expectAll(engine, given);
+      expect(engine.stats()).toMatchObject({ nodesLost: 0, failed: 0 });
+    });
+  }
+
+  it('no room even for one sequence alone: that one fails, others go on', async () => {
+    const alter = (backend: AttentionBackend) => {
+      const attend = backend.attend.bind(backend);
+      const announce = backend.announce.bind(backend);
+      const tooLong = new Set<number>();
+      return {
+        announce: (step: AttentionStep) => {
+          if (step.entries.some(({ position }) => position >= 20)) tooLong.add(step.id);
+          announce(step);
+        },
+        attend: (...args: Parameters<typeof attend>) =>
+          tooLong.has(args[0]) ? Promise.reject(new CapacityError('WASM_MEMORY', 'no more')) : attend(...args),
+      };
+    };
+    const { engine } = await rig([{ alter }], { microBatchRows: 16, inFlight: 3 });
+    const got = await outcomes(engine, [...given, requestOf('long', [9], 60)]);
+    for (const { id, promptIds, maxTokens } of given)
+      expect(got.get(id)?.ids).toEqual(fakeGreedy(promptIds, maxTokens));
+    expect(got.get('long')?.errorCode).toBe('WASM_MEMORY');
+    await expectAll(engine, given);
+  });
+
+  it('what it should not throw loses the node, not the engine', async () => {
+    for (const thrown of [new InputError('NO_STEP', 'what step?'), new TypeError('undefined is not a function')]) {
+      let calls = 0;
+      const alter = (backend: AttentionBackend) => {
+        const attend = backend.attend.bind(backend);
+        const announce = backend.announce.bind(backend);
+        return {
+          announce: (step: AttentionStep) => {
+            if (++calls === 3) throw thrown;
+            announce(step);
+          },
+          attend: (...args: Parameters<typeof attend>) => {
+            if (++calls === 30) throw thrown;
+            return attend(...args);
+          },
+        };
+      };
+      const { engine } = await rig([{}, { alter }], { microBatchRows: 8 });
+      await expectAll(engine, [...given, ...given.map((request) => ({ ...request, id: `${request.id} again` }))]);
+      expect(engine.stats().nodesLost).toBeGreaterThan(0);
+      expect(engine.stats().failed).toBe(0);
+    }
   });
 });

@@ -76,6 +76,10 @@ export class SlotTable {
     return { index, generation };
   }
 
+  get taken(): number {
+    return this.#generations.length - this.#free.length;
+  }
+
   giveBack(slot: Slot): void {
     this.#free.push(slot.index);
   }

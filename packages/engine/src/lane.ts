@@ -46,6 +46,8 @@ export class Lane {
   readonly sequences: Sequence[] = [];
   batch: DenseBatch | null = null;
   running = false;
+  /** Of its last step; -1 before the first. */
+  lastStep = -1;
   /** The segments of the step under way, for the scheduler's view of who is starved. */
   segments: readonly Segment[] = [];
   readonly #tokenIds: Uint32Array;
@@ -72,6 +74,11 @@ export class Lane {
     const at = this.sequences.indexOf(sequence);
     if (at >= 0) this.sequences.splice(at, 1);
     sequence.lane = -1;
+  }
+
+  /** Whether the step under way has rows at the node. */
+  feeds(node: NodeConnection): boolean {
+    return this.segments.some((segment) => segment.node === node);
   }
 
   /** Rows that wait at the emptiest node that this micro-batch feeds. */
@@ -130,6 +137,7 @@ export class Lane {
       segments.push({ node, entries: steps, startRow, rows: rows - startRow, kvTokens });
     }
     this.segments = segments;
+    this.lastStep = id;
     const dense: DenseStep = {
       tokenIds: this.#tokenIds.subarray(0, rows),
       positions: this.#positions.subarray(0, rows),

@@ -14,7 +14,7 @@ import {
   toError,
 } from '@glinthawk/core';
 import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
-import type { AttentionTier } from './attention-tier.ts';
+import { type AttentionTier, NodeFullError } from './attention-tier.ts';
 import { Breather } from './breather.ts';
 import { Lane, type LaneStep } from './lane.ts';
 import { BusyMeter } from './meters.ts';
@@ -64,6 +64,9 @@ export interface RunnerTotals {
   headMs: number;
   samplingMs: number;
 }
+
+/** A step went through to its tokens; or was abandoned, because a node was lost or nobody wants it; or a node had no room. */
+type StepOutcome = 'done' | 'abandoned' | NodeFullError;
 
 export class Runner {
   readonly totals: RunnerTotals = {
@@ -132,7 +135,9 @@ export class Runner {
       this.#lanes.push(lane);
       batcher.addLane(lane);
     }
-    for (const lane of this.#lanes) {
+    // Where nodes take fewer steps than there are micro-batches, these take turns.
+    const longestIdleFirst = this.#lanes.toSorted((a, b) => a.lastStep - b.lastStep);
+    for (const lane of longestIdleFirst) {
       if (lane.running || (batcher.waiting === 0 && lane.sequences.length === 0)) continue;
       lane.running = true;
       const loop = this.#run(lane)
@@ -154,14 +159,18 @@ export class Runner {
         lane.running = false;
         return;
       }
-      let done = false;
+      let outcome: StepOutcome = 'abandoned';
       this.wall.begin(performance.now());
       try {
         const batch = await this.#batchOf(lane);
-        if (batch !== null) done = await this.#step(lane, batch, step);
+        if (batch !== null) outcome = await this.#step(lane, batch, step);
       } finally {
         this.wall.end(performance.now());
-        batcher.settle(lane, step, done);
+        batcher.settle(lane, step, outcome === 'done');
+      }
+      if (outcome instanceof NodeFullError) {
+        this.#options.logger.debug(`${outcome.connection.backend.name} is full`, { reason: outcome.message });
+        batcher.refused(step, outcome);
       }
       if (this.totals.steps - this.#measured.steps >= STEPS_BETWEEN_MEASURES) this.#measure();
       await this.#breather.breathe();
@@ -183,15 +192,14 @@ export class Runner {
     }
   }
 
-  /** True when it went through to its tokens; false when it was abandoned, because a node was lost or nobody wants it. */
-  async #step(lane: Lane, batch: DenseBatch, step: LaneStep): Promise<boolean> {
+  async #step(lane: Lane, batch: DenseBatch, step: LaneStep): Promise<StepOutcome> {
     const { layers } = this.#options.geometry;
-    for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
     try {
+      for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
       await this.#dense(lane, 0, () => batch.begin(step.dense));
       for (let layer = 0; layer < layers; layer++) {
         await this.#attend(batch, step, layer);
-        if (this.#stopped || step.entries.every(({ sequence }) => sequence.ended)) return false;
+        if (this.#stopped || step.entries.every(({ sequence }) => sequence.ended)) return 'abandoned';
         if (layer < layers - 1) await this.#dense(lane, layer + 1, () => batch.advance(layer));
       }
       // A step of unfinished prompts has done its work when its last keys and values are stored.
@@ -205,9 +213,10 @@ export class Runner {
         await this.#sample(lane, batch, step, rows);
       }
       this.#count(step);
-      return true;
+      return 'done';
     } catch (thrown) {
-      if (thrown instanceof NodeLostError || thrown instanceof AbortedError) return false;
+      if (thrown instanceof NodeLostError || thrown instanceof AbortedError) return 'abandoned';
+      if (thrown instanceof NodeFullError) return thrown;
       throw thrown;
     } finally {
       for (const { node } of step.segments) node.retire(step.id);

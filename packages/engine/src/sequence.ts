@@ -73,6 +73,11 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
     return this.#length - this.kvTokens;
   }
 
+  /** Index of the node where it is placed. */
+  get node(): number {
+    return this.placement?.shard.node ?? -1;
+  }
+
   get blocks(): number {
     return this.placement?.blocks ?? 0;
   }

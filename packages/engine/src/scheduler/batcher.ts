@@ -3,8 +3,8 @@
  * admission, growth, preemption, sharing out over micro-batches. All state changes are synchronous and happen between steps of
  * the micro-batch concerned; a sequence whose rows are under way is only marked, and handled when its step is settled.
  */
-import { CapacityError, type GlinthawkError, InputError, NodeLostError, toError } from '@glinthawk/core';
-import type { AttentionTier, NodeConnection } from '../attention-tier.ts';
+import { CapacityError, type GlinthawkError, NodeLostError } from '@glinthawk/core';
+import { type AttentionTier, type NodeConnection, NodeFullError } from '../attention-tier.ts';
 import type { KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
 import type { Sequence } from '../sequence.ts';
@@ -30,6 +30,8 @@ export class Batcher {
   readonly #waiting: Sequence[] = [];
   #preemptions = 0;
   #stepIds = 0;
+  /** The first step that was composed after a node's last refusal. */
+  readonly #refusedBefore = new WeakMap<NodeConnection, number>();
 
   constructor(options: BatcherOptions) {
     this.#options = options;
@@ -76,13 +78,18 @@ export class Batcher {
     return this.#stepOf(lane, ready);
   }
 
-  /** A step of those that are still placed: a node may have turned out to be lost during admission. */
+  /**
+   * A step of those that are still placed (a node may have turned out to be lost during admission), at nodes that take another
+   * step. Those at other nodes go when a step there is settled.
+   */
   #stepOf(lane: Lane, composed: readonly Sequence[]): LaneStep | null {
     const { budget, tier } = this.#options;
-    const ready = [...new Set(composed)].filter(({ placement }) => placement !== null);
+    const nodes = new Set(tier.connected.filter((node) => this.#stepsAt(node) < node.mostSteps));
+    const nodeRows = new Map([...nodes].map((node) => [node.index, node.mostStepRows]));
+    const ready = [...new Set(composed)].filter(({ node }) => nodeRows.has(node));
     if (ready.length === 0) return null;
     ready.sort((a, b) => a.arrival - b.arrival);
-    const counts = composeRows(ready, budget);
+    const counts = composeRows(ready, budget, nodeRows);
     const chosen = ready.map((sequence, i) => ({ sequence, count: counts[i] ?? 0 }));
     const step = lane.layOut(this.#stepIds++, chosen, (index) => tier.node(index));
     for (const { sequence } of step.entries) sequence.inStep = true;
@@ -105,8 +112,39 @@ export class Batcher {
         this.#wait(sequence);
       }
     }
+    if (done) for (const { node } of lane.segments) node.stepEnded();
     lane.segments = [];
     this.#options.onWork();
+  }
+
+  /**
+   * A node had no room for a step, which is settled. It is tried again with fewer steps there at once, then with fewer rows,
+   * then with fewer sequences; each refusal leaves less until a step goes through, and one sequence alone fails in the end.
+   */
+  refused(step: LaneStep, error: NodeFullError): void {
+    const node = error.connection;
+    const segment = step.segments.find((each) => each.node === node);
+    // What was composed before the last refusal says nothing about what was changed then.
+    if (node.isLost || segment === undefined || step.id < (this.#refusedBefore.get(node) ?? 0)) return;
+    this.#refusedBefore.set(node, this.#stepIds);
+    node.strained = true;
+    const others = this.#stepsAt(node);
+    if (others > 0) {
+      node.restrict({ steps: others });
+    } else if (segment.rows > 1) {
+      node.restrict({ rows: Math.floor(segment.rows / 2) });
+    } else {
+      const residents = node.shards.flatMap((shard) => [...shard.residents]);
+      residents.sort((a, b) => b.arrival - a.arrival);
+      const [newest, another] = residents;
+      if (newest !== undefined && another === undefined) this.#fail(newest, error);
+      else if (newest !== undefined) this.#preempt(newest);
+    }
+    this.#options.onWork();
+  }
+
+  #stepsAt(node: NodeConnection): number {
+    return this.#lanes.filter((lane) => lane.feeds(node)).length;
   }
 
   /** Nothing of these sequences is wanted any more. */
@@ -279,16 +317,18 @@ export class Batcher {
     }
   }
 
-  /** Null when the node turned out to be lost, or refused and the sequence failed. */
+  /** Null when the node turned out to be lost, or full; a sequence for which even an empty node has no slot fails. */
   #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
     const node = this.#options.tier.node(shard.node);
     if (node === null) return null;
     try {
       return node.place(sequence, shard);
     } catch (thrown) {
-      if (thrown instanceof NodeLostError) node.lose(thrown);
-      else if (thrown instanceof CapacityError || thrown instanceof InputError) this.#fail(sequence, thrown);
-      else throw toError(thrown);
+      if (thrown instanceof NodeFullError) {
+        if (node.residents === 0) this.#fail(sequence, thrown);
+      } else if (!(thrown instanceof NodeLostError)) {
+        throw thrown;
+      }
       return null;
     }
   }
@@ -306,7 +346,7 @@ function shardStates(nodes: readonly NodeConnection[]): ShardState[] {
     node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => ({
       blockTokens,
       blocks,
-      freeBlocks,
+      freeBlocks: node.admits ? freeBlocks : 0,
       residents: residents.size,
       speed: speeds[i] ?? 1,
     })),

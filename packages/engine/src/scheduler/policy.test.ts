@@ -14,9 +14,16 @@ import {
 describe('composeRows', () => {
   const compose = (pending: readonly number[], rows: number, prefillChunk = 512, headRows = rows) =>
     composeRows(
-      pending.map((pendingTokens, arrival) => ({ arrival, pendingTokens })),
+      pending.map((pendingTokens, arrival) => ({ arrival, pendingTokens, node: 0 })),
       { rows, headRows, prefillChunk },
     );
+
+  it('no node gets more rows than it takes', () => {
+    const pending = [1, 100, 1, 100, 1].map((pendingTokens, i) => ({ arrival: i, pendingTokens, node: i % 2 }));
+    const budget = { rows: 64, headRows: 64, prefillChunk: 30 };
+    expect(composeRows(pending, budget, new Map([[0, 2]]))).toEqual([1, 30, 1, 30, 0]);
+    expect(composeRows(pending, budget, new Map([[1, 40]]))).toEqual([1, 30, 1, 10, 1]);
+  });
 
   it('decode rows first, then the oldest prompts’ chunks', () => {
     expect(compose([1, 100, 1, 100], 64)).toEqual([1, 62, 1, 0]);

@@ -9,6 +9,8 @@ export interface PendingSequence {
   readonly arrival: number;
   /** Tokens whose KV is missing: 1 when decoding, more when prefilling. */
   readonly pendingTokens: number;
+  /** Index of the attention node that its rows go to. */
+  readonly node: number;
 }
 
 export interface RowBudget {
@@ -20,28 +22,41 @@ export interface RowBudget {
   readonly prefillChunk: number;
 }
 
+/** Rows that each attention node, by index, takes in one step; absent is any number. */
+export type NodeRows = ReadonlyMap<number, number>;
+
 /**
  * How many rows each sequence (given oldest first) gets: decode rows first, since each is a token for one row, then the oldest
  * prompts' chunks into what is left. 0 waits for the next step.
  */
-export function composeRows(sequences: readonly PendingSequence[], budget: RowBudget): number[] {
+export function composeRows(
+  sequences: readonly PendingSequence[],
+  budget: RowBudget,
+  nodeRows: NodeRows = new Map(),
+): number[] {
   let rows = budget.rows;
   let headRows = budget.headRows;
-  const given = sequences.map(({ pendingTokens }): number => {
-    if (pendingTokens !== 1 || rows === 0 || headRows === 0) return 0;
-    rows--;
+  const left = new Map(nodeRows);
+  const roomAt = (node: number) => Math.min(rows, left.get(node) ?? rows);
+  const take = (node: number, count: number) => {
+    rows -= count;
+    left.set(node, (left.get(node) ?? Number.POSITIVE_INFINITY) - count);
+  };
+  const given = sequences.map(({ pendingTokens, node }): number => {
+    if (pendingTokens !== 1 || roomAt(node) === 0 || headRows === 0) return 0;
+    take(node, 1);
     headRows--;
     return 1;
   });
-  for (const [i, { pendingTokens }] of sequences.entries()) {
+  for (const [i, { pendingTokens, node }] of sequences.entries()) {
     if (rows === 0) break;
-    if (pendingTokens <= 1) continue;
-    let count = Math.min(pendingTokens, budget.prefillChunk, rows);
+    if (pendingTokens <= 1 || roomAt(node) === 0) continue;
+    let count = Math.min(pendingTokens, budget.prefillChunk, roomAt(node));
     // Without a head row left, a prompt's last token waits.
     if (count === pendingTokens && headRows === 0) count--;
     else if (count === pendingTokens) headRows--;
     given[i] = count;
-    rows -= count;
+    take(node, count);
   }
   return given;
 }
