@@ -46,6 +46,7 @@ export class Connection {
   #closing: Promise<void> | undefined;
   #failure: Error | undefined;
   #waiting = false;
+  #discarding = false;
   #heardAt = performance.now();
   #heardBytes = 0;
   #tickedAt = performance.now();
@@ -153,7 +154,7 @@ export class Connection {
    */
   async receive(): Promise<Frame> {
     for (;;) {
-      const frame = this.#reader.next();
+      const frame = this.#discarding ? undefined : this.#reader.next();
       if (frame === undefined) {
         await this.#pull();
       } else if (frame.header.type === FrameType.PING) {
@@ -166,6 +167,15 @@ export class Connection {
     }
   }
 
+  /**
+   * From now on what comes is read and thrown away: nothing more is written where `accept` told to, not even the rest of a
+   * frame of which a part was. `receive` waits for the end.
+   */
+  discard(): void {
+    this.#discarding = true;
+    this.#reader.abandon();
+  }
+
   async #pull(): Promise<void> {
     if (this.#failure !== undefined) throw new ConnectionClosedError(this.transport.name, this.#failure);
     this.#waiting = true;
@@ -174,7 +184,7 @@ export class Connection {
     this.#waiting = false;
     this.#heard();
     if (!done) {
-      this.#reader.push(value);
+      if (!this.#discarding) this.#reader.push(value);
       return;
     }
     const reason = await this.transport.closed;

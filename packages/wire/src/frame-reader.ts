@@ -94,6 +94,17 @@ export class FrameReader {
     return { header, payload };
   }
 
+  /** Drops what was received, and lets go of where it was being written. To be used no more. */
+  abandon(): void {
+    this.#chunks.length = 0;
+    this.#offset = 0;
+    this.#available = 0;
+    this.#filled = 0;
+    this.#target = undefined;
+    this.#header = undefined;
+    this.#padding = 0;
+  }
+
   #skipPadding(): boolean {
     while (this.#padding > 0) {
       const chunk = this.#chunks[0];

@@ -602,3 +602,39 @@ describe('when a connection fails', () => {
     expect(server.node.stats().connections).toBe(0);
   });
 });
+
+it('close() in the middle of a RESULT leaves the output alone from then on', async () => {
+  const { node } = makeNode();
+  const [ours, theirs] = memoryTransportPair({ faults: [{}, { chunkBytes: () => 64 }] });
+  node.accept(theirs);
+  const output = new Float32Array(8 * outputRowFloats(geometry)).fill(7);
+  const gate = Promise.withResolvers<void>();
+  const reached = Promise.withResolvers<void>();
+  const chunks = ours[Symbol.asyncIterator].bind(ours);
+  ours[Symbol.asyncIterator] = async function* () {
+    for (let chunk = chunks(), result = await chunk.next(); !result.done; result = await chunk.next()) {
+      yield result.value;
+      if (output[0] === 7) continue;
+      reached.resolve(); // the first piece has been written
+      await gate.promise;
+    }
+  } as typeof chunks;
+  const send = ours.send.bind(ours);
+  const leave = Promise.withResolvers<void>(); // BYE takes a while to go out
+  const remote = await new RemoteSource('memory', async () => ours).connect(geometry, hello);
+  const slot = { index: 0, generation: 0 };
+  remote.open(slot, 0);
+  remote.announce({ id: 1, entries: [{ slot, position: 0, count: 8 }] });
+  const attend = remote.attend(1, 0, random(8 * qkvRowFloats(geometry)), output);
+  await reached.promise;
+  expect(output.at(-1)).toBe(7);
+  ours.send = (parts) => leave.promise.then(() => send(parts));
+  const closing = remote.close();
+  await expect(attend).rejects.toThrow(NodeLostError);
+  output.fill(9); // the next step's
+  gate.resolve();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  leave.resolve();
+  await closing;
+  expect(output.every((value) => value === 9)).toBe(true);
+});

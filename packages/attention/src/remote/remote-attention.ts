@@ -376,6 +376,7 @@ export class RemoteAttention implements LogSumExpBackend {
   }
 
   async #close(): Promise<void> {
+    this.#connection.discard(); // once an attend is rejected its output is the caller's again
     const leaving = this.#gone === undefined ? this.#connection.end(byeFrame('done')) : this.#connection.close();
     this.#forget(this.#closedByUs());
     await leaving;
