@@ -249,6 +249,19 @@ it('WELCOME grants no more than the backend has room for', async () => {
   await connection.close();
 });
 
+it('a backend that fails to close leaves the place free for the next engine', async () => {
+  const node = makeNode({
+    createBackend: async (shape, { kvDtype }) =>
+      Object.assign(new NaiveBackend(shape, kvDtype, { shards: 2 }), {
+        close: () => Promise.reject(new Error('it did not stop')),
+      }),
+  });
+  for (let i = 0; i < 2; i++) {
+    await (await welcomed(node)).end(byeFrame('done'));
+    await expect.poll(() => node.stats().session).toBe(null);
+  }
+});
+
 /** xorshift32 */
 function generator(seed: number): (below: number) => number {
   let state = seed;

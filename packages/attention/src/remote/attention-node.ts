@@ -255,10 +255,13 @@ export class AttentionNode {
     try {
       await this.#serveTenant(tenancy, hello, proof);
     } finally {
-      await tenancy.backend?.close();
-      await tenancy.session?.release();
-      this.#tenancy = undefined;
-      end.resolve();
+      try {
+        await tenancy.backend?.close();
+        await tenancy.session?.release();
+      } finally {
+        this.#tenancy = undefined; // however that went: the place is free
+        end.resolve();
+      }
     }
   }
 
