@@ -1,9 +1,9 @@
 import { InputError, ModelFormatError } from '@glinthawk/core';
 import { describe, expect, it } from 'vitest';
-import { configuredTemplate, configuredToken, createChatTemplate } from './chat-template.ts';
+import { configuredTemplate, configuredToken, configuredTokens, createChatTemplate } from './chat-template.ts';
 import { Fields } from './config-fields.ts';
 
-const tokens = { bosToken: '<s>', eosToken: '</s>' };
+const tokens = { bos_token: '<s>', eos_token: '</s>', pad_token: '<pad>', unk_token: undefined };
 const user = [{ role: 'user', content: 'hi' }];
 const render = (source: string, messages: readonly { role: string; content: string }[] = user) =>
   createChatTemplate(source, 'chat_template.jinja', tokens).render(messages);
@@ -19,6 +19,17 @@ describe('chat templates', () => {
     expect(render('{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}')).toBe(
       'hi\n',
     );
+  });
+
+  it('are given no tools and no documents, not nothing', () => {
+    expect(render('{% if tools is not none %}T{% endif %}{% if documents is not none %}D{% endif %}-')).toBe('-');
+    expect(render('{{ tools is defined }} {{ documents is none }} {% if tools %}T{% endif %}')).toBe('true true ');
+  });
+
+  it('see each special token that the model has', () => {
+    expect(render('{{ pad_token }} {{ unk_token is defined }}')).toBe('<pad> false');
+    const config = Fields.of('tokenizer_config.json', { unk_token: { content: '<unk>' }, pad_token: '<pad>' });
+    expect(configuredTokens(config)).toMatchObject({ unk_token: '<unk>', pad_token: '<pad>', bos_token: undefined });
   });
 
   it('may refuse', () => {

@@ -10,10 +10,19 @@ import type { ChatTemplate } from './model.ts';
 /** Characters of a template; the longest published ones have some 20 thousand. */
 const MAX_TEMPLATE_CHARACTERS = 1_000_000;
 
-export interface TemplateTokens {
-  readonly bosToken: string | undefined;
-  readonly eosToken: string | undefined;
-}
+/** Special tokens by the names that transformers gives them in templates; those that a model lacks stay undefined there. */
+export type TemplateTokens = Readonly<Partial<Record<TemplateTokenName, string | undefined>>>;
+
+export const TEMPLATE_TOKEN_NAMES = [
+  'bos_token',
+  'eos_token',
+  'unk_token',
+  'sep_token',
+  'pad_token',
+  'cls_token',
+  'mask_token',
+] as const;
+export type TemplateTokenName = (typeof TEMPLATE_TOKEN_NAMES)[number];
 
 /** @throws ModelFormatError when the template isn't valid Jinja */
 export function createChatTemplate(source: string, where: string, tokens: TemplateTokens): ChatTemplate {
@@ -34,8 +43,10 @@ export function createChatTemplate(source: string, where: string, tokens: Templa
   }
   // Besides these, the interpreter itself provides raise_exception and strftime_now.
   const names = {
-    ...(tokens.bosToken === undefined ? {} : { bos_token: tokens.bosToken }),
-    ...(tokens.eosToken === undefined ? {} : { eos_token: tokens.eosToken }),
+    ...Object.fromEntries(Object.entries(tokens).filter(([, token]) => token !== undefined)),
+    // transformers always passes both, so templates may ask whether they are none.
+    tools: null,
+    documents: null,
     add_generation_prompt: true,
   };
   return {
@@ -63,6 +74,11 @@ export function configuredTemplate(config: Fields): string | undefined {
     if (named.text('name') === 'default') return named.text('template');
   }
   return undefined;
+}
+
+/** The special tokens that tokenizer_config.json names. @throws ModelFormatError */
+export function configuredTokens(config: Fields): TemplateTokens {
+  return Object.fromEntries(TEMPLATE_TOKEN_NAMES.map((name) => [name, configuredToken(config, name)]));
 }
 
 /** A token that tokenizer_config.json names: as a string, or as an object with its content. */

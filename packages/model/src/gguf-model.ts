@@ -8,7 +8,7 @@ import { type FileSource, type ModelFiles, readJson } from './file-source.ts';
 import { fingerprintOf } from './fingerprint.ts';
 import { readGgufConfig } from './gguf-config.ts';
 import { type GgufHeader, readGgufHeader } from './gguf-header.ts';
-import { ggufToken, readGgufTokenizer } from './gguf-tokenizer.ts';
+import { ggufTemplateTokens, readGgufTokenizer } from './gguf-tokenizer.ts';
 import { ggufTensor, openGgufWeights } from './gguf-weights.ts';
 import { readEosTokens, readGenerationDefaults } from './huggingface-config.ts';
 import { type ModelText, readHuggingFaceText, readTextFiles } from './huggingface-text.ts';
@@ -91,13 +91,7 @@ function readGgufText(header: GgufHeader, file: string): ModelText {
   }
   return {
     tokenizer: readGgufTokenizer(header, file),
-    chatTemplate:
-      template === undefined
-        ? null
-        : createChatTemplate(template, file, {
-            bosToken: ggufToken(header, 'bos_token_id'),
-            eosToken: ggufToken(header, 'eos_token_id'),
-          }),
+    chatTemplate: template === undefined ? null : createChatTemplate(template, file, ggufTemplateTokens(header)),
   };
 }
 

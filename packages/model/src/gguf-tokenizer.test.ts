@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { describeWithModel } from '../../../test/models.ts';
 import { BYTE_CHARACTERS } from './byte-level-alphabet.ts';
 import type { GgufHeader, GgufValue } from './gguf-header.ts';
-import { readGgufTokenizer } from './gguf-tokenizer.ts';
+import { ggufTemplateTokens, readGgufTokenizer } from './gguf-tokenizer.ts';
 import { PretrainedTokenizer } from './pretrained-tokenizer.ts';
 
 function headerOf(metadata: Readonly<Record<string, GgufValue | undefined>>): GgufHeader {
@@ -204,6 +204,11 @@ describeWithModel('SentencePiece beside tokenizer.json', 'stories260K', (path) =
       }
     }
   });
+});
+
+it('templates see the tokens that the metadata names', () => {
+  const header = headerOf({ tokens: ['<s>', '</s>', '<unk>'], bos_token_id: 0, eos_token_id: 7, unknown_token_id: 2 });
+  expect(ggufTemplateTokens(header)).toMatchObject({ bos_token: '<s>', eos_token: undefined, unk_token: '<unk>' });
 });
 
 it('no tokenizer is null', () => {

@@ -3,6 +3,7 @@
  * (SentencePiece BPE with scores).
  */
 import { ModelFormatError, UnsupportedError } from '@glinthawk/core';
+import type { TemplateTokenName, TemplateTokens } from './chat-template.ts';
 import { Fields, quote } from './config-fields.ts';
 import type { GgufHeader } from './gguf-header.ts';
 import { MAX_VOCAB } from './model-limits.ts';
@@ -77,12 +78,25 @@ export function readGgufTokenizer(header: GgufHeader, file: string): ModelTokeni
   }
 }
 
-/** A token that the metadata names by id, as text for chat templates. */
-export function ggufToken(header: GgufHeader, key: 'bos_token_id' | 'eos_token_id'): string | undefined {
-  const id = header.metadata.get(`tokenizer.ggml.${key}`);
+const TOKEN_KEYS = {
+  bos_token: 'bos_token_id',
+  eos_token: 'eos_token_id',
+  unk_token: 'unknown_token_id',
+  sep_token: 'seperator_token_id', // sic
+  pad_token: 'padding_token_id',
+  cls_token: 'cls_token_id',
+  mask_token: 'mask_token_id',
+} as const satisfies Record<TemplateTokenName, string>;
+
+/** The tokens that the metadata names by id, as texts for chat templates. */
+export function ggufTemplateTokens(header: GgufHeader): TemplateTokens {
   const tokens = header.metadata.get('tokenizer.ggml.tokens');
-  const token = typeof id === 'number' && Array.isArray(tokens) ? (tokens[id] as unknown) : undefined;
-  return typeof token === 'string' ? token : undefined;
+  const textOf = (key: string) => {
+    const id = header.metadata.get(`tokenizer.ggml.${key}`);
+    const token = typeof id === 'number' && Array.isArray(tokens) ? (tokens[id] as unknown) : undefined;
+    return typeof token === 'string' ? token : undefined;
+  };
+  return Object.fromEntries(Object.entries(TOKEN_KEYS).map(([name, key]) => [name, textOf(key)]));
 }
 
 function readByteLevel(fields: Fields): ModelTokenizer {

@@ -1,6 +1,6 @@
 /** The text side of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja. */
 import { ModelFormatError, type Tokenizer } from '@glinthawk/core';
-import { configuredTemplate, configuredToken, createChatTemplate, type TemplateTokens } from './chat-template.ts';
+import { configuredTemplate, configuredTokens, createChatTemplate, type TemplateTokens } from './chat-template.ts';
 import { Fields } from './config-fields.ts';
 import { decodeUtf8, type ModelFiles, parseJson, readWhole } from './file-source.ts';
 import type { ChatTemplate } from './model.ts';
@@ -38,7 +38,7 @@ export function readHuggingFaceText(contents: ReadonlyMap<string, Uint8Array>): 
     'tokenizer_config.json',
     configText === undefined ? {} : parseJson(configText, 'tokenizer_config.json'),
   );
-  const tokens = { bosToken: configuredToken(config, 'bos_token'), eosToken: configuredToken(config, 'eos_token') };
+  const tokens = configuredTokens(config);
   const file = text('chat_template.jinja');
   const source = file ?? configuredTemplate(config);
   const where = file === undefined ? 'tokenizer_config.json' : 'chat_template.jinja';
@@ -71,5 +71,5 @@ function flaggedSpecial(
     const missing = token === undefined ? 'no such token is named' : `tokenizer.json has no token ${token}`;
     throw new ModelFormatError('MODEL_TOKENIZER', `tokenizer_config.json: ${flag} is true, but ${missing}`);
   };
-  return { before: ids('add_bos_token', tokens.bosToken), after: ids('add_eos_token', tokens.eosToken) };
+  return { before: ids('add_bos_token', tokens.bos_token), after: ids('add_eos_token', tokens.eos_token) };
 }
