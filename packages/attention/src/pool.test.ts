@@ -1,6 +1,6 @@
 /** The worker pool: what it shares with no other backend, namely workers that run, wait, and die. */
-import { type AttentionGeometry, NodeLostError } from '@glinthawk/core';
-import { describe, expect, it } from 'vitest';
+import { type AttentionGeometry, CapacityError, NodeLostError } from '@glinthawk/core';
+import { describe, expect, it, vi } from 'vitest';
 import { platform } from '#platform';
 import type { AttentionBackend } from './backend.ts';
 import { createInlineAttention } from './inline.ts';
@@ -124,6 +124,17 @@ describe('a pool of workers', () => {
     };
     await expect(createPool(geometry, options, failing)).rejects.toThrow(/could not be started: no threads left/);
     expect(left).toBe(0);
+  });
+
+  it('that finds no address space says so, as something that trying again does not mend', async () => {
+    const none = vi.spyOn(WebAssembly, 'Memory').mockImplementation(function none() {
+      throw new RangeError('could not allocate memory');
+    });
+    try {
+      await expect(createPool(geometry, options, platform)).rejects.toThrow(CapacityError);
+    } finally {
+      none.mockRestore();
+    }
   });
 
   it('comes from its source as often as it is asked for', async () => {

@@ -4,6 +4,7 @@
  */
 import {
   type AttentionGeometry,
+  CapacityError,
   type KvDtype,
   type Logger,
   NodeLostError,
@@ -88,7 +89,11 @@ export async function createPool(
   const failed = started.find((result) => result.status === 'rejected');
   if (failed !== undefined) {
     const cause = toError(failed.reason);
-    const error = new NodeLostError(name, `an attention worker could not be started: ${cause.message}`, { cause });
+    // What there is no room for now there won't be at the next try either, unlike a worker that died.
+    const error =
+      cause instanceof CapacityError
+        ? cause
+        : new NodeLostError(name, `an attention worker could not be started: ${cause.message}`, { cause });
     await Promise.all(shards.map(({ runner }) => runner.close(error)));
     throw error;
   }
