@@ -8,10 +8,18 @@ import type { Platform } from './platform.ts';
 /** Sources run as they are in development; what tsc built has .js beside it. */
 const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
 
+/**
+ * The machine's memory, or what a container (cgroup) leaves of it.
+ * @param constrained process.constrainedMemory(): 0, or more than there is, when there is no limit
+ */
+export function availableMemoryBytes(total: number, constrained: number): number {
+  return constrained > 0 ? Math.min(total, constrained) : total;
+}
+
 export const platform: Platform = {
   sharedMemory: () => typeof SharedArrayBuffer === 'function' && typeof Atomics.waitAsync === 'function',
   defaultWorkers: () => availableParallelism(),
-  defaultMemoryBytes: () => Math.floor(totalmem() / 4),
+  defaultMemoryBytes: () => Math.floor(availableMemoryBytes(totalmem(), process.constrainedMemory()) / 4),
   readWasm: (name) => readFile(new URL(`../wasm/${name}.wasm`, import.meta.url)),
 
   startWorker(data, onGone) {
