@@ -15,6 +15,33 @@ async function expectAll(engine: EngineApi, given: readonly GenerationRequest[])
   }
 }
 
+/** Refuses whatever goes beyond its limits, as remote nodes do. */
+const limited = (limits: AttentionLimits) => (backend: AttentionBackend) => {
+  const announce = backend.announce.bind(backend);
+  const retire = backend.retire.bind(backend);
+  const open = backend.open.bind(backend);
+  const steps = new Set<number>();
+  return {
+    limits,
+    open: (slot: Slot, shard: number) => {
+      if (slot.index >= limits.maxSlots) throw new CapacityError('TOO_MANY_SLOTS', 'no slot left');
+      open(slot, shard);
+    },
+    announce: (step: AttentionStep) => {
+      const rows = step.entries.reduce((sum, { count }) => sum + count, 0);
+      if (rows > limits.maxStepRows) throw new InputError('TOO_MANY_ROWS', `${rows} rows`);
+      if (steps.size >= limits.maxSteps) throw new InputError('TOO_MANY_STEPS', `${steps.size} steps`);
+      steps.add(step.id);
+      announce(step);
+    },
+    retire: (stepId: number) => {
+      steps.delete(stepId);
+      retire(stepId);
+    },
+  };
+};
+const plenty = { maxStepRows: 1000, maxSlots: 1000, maxSteps: 1000 };
+
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe('the largest node is away', () => {
@@ -133,33 +160,6 @@ describe('sources of requests', () => {
 describe('a node takes less than the engine has', () => {
   const given = Array.from({ length: 24 }, (_, i) => requestOf(`r${i}`, [i, 1, 2, 3, 4, 5], 8));
 
-  /** Refuses whatever goes beyond its limits, as remote nodes do. */
-  const limited = (limits: AttentionLimits) => (backend: AttentionBackend) => {
-    const announce = backend.announce.bind(backend);
-    const retire = backend.retire.bind(backend);
-    const open = backend.open.bind(backend);
-    const steps = new Set<number>();
-    return {
-      limits,
-      open: (slot: Slot, shard: number) => {
-        if (slot.index >= limits.maxSlots) throw new CapacityError('TOO_MANY_SLOTS', 'no slot left');
-        open(slot, shard);
-      },
-      announce: (step: AttentionStep) => {
-        const rows = step.entries.reduce((sum, { count }) => sum + count, 0);
-        if (rows > limits.maxStepRows) throw new InputError('TOO_MANY_ROWS', `${rows} rows`);
-        if (steps.size >= limits.maxSteps) throw new InputError('TOO_MANY_STEPS', `${steps.size} steps`);
-        steps.add(step.id);
-        announce(step);
-      },
-      retire: (stepId: number) => {
-        steps.delete(stepId);
-        retire(stepId);
-      },
-    };
-  };
-  const plenty = { maxStepRows: 1000, maxSlots: 1000, maxSteps: 1000 };
-
   for (const less of [
     { maxStepRows: 3 },
     { maxSlots: 4 },
@@ -249,6 +249,22 @@ describe('a node takes less than the engine has', () => {
       await expectAll(engine, [...given, ...given.map((request) => ({ ...request, id: `${request.id} again` }))]);
       expect(engine.stats().nodesLost).toBeGreaterThan(0);
       expect(engine.stats().failed).toBe(0);
+    }
+  });
+});
+
+describe('a consumer stops', () => {
+  it('with all KV held: another call goes on, and so does it when it listens again', async () => {
+    for (const node of [{ shards: [40] }, { shards: [400], alter: limited({ ...plenty, maxSlots: 16 }) }]) {
+      const { engine } = await rig([node]);
+      const prompts = Array.from({ length: 40 }, (_, i) => [1, 2, i]);
+      const first = engine.generate(prompts.map((promptIds, i) => requestOf(`a${i}`, promptIds, 200)));
+      const events = [(await first.next()).value];
+      for (let before = -1; before !== engine.stats().steps; await pause(60)) before = engine.stats().steps;
+      await expectAll(engine, [requestOf('b', [5, 6, 7], 50), requestOf('c', new Array(100).fill(8), 100)]);
+      events.push(...(await collect(first)));
+      const ids = new Map(events.flatMap((event) => (event?.type === 'finish' ? [[event.id, event.tokenIds]] : [])));
+      for (const [i, promptIds] of prompts.entries()) expect(ids.get(`a${i}`)).toEqual(fakeGreedy(promptIds, 200));
     }
   });
 });

@@ -73,6 +73,10 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
     return this.#length - this.kvTokens;
   }
 
+  get paused(): boolean {
+    return this.job.paused;
+  }
+
   /** Index of the node where it is placed. */
   get node(): number {
     return this.placement?.shard.node ?? -1;

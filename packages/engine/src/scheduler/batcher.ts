@@ -288,7 +288,10 @@ export class Batcher {
       const shards = nodes.flatMap((node) => node.shards);
       const states = shardStates(nodes);
       const choice = choosePlacement(states, { tokens: sequence.length, mostTokens: sequence.mostTokens });
-      if (choice === 'full') return null;
+      if (choice === 'full') {
+        if (this.#evictPaused(sequence, nodes)) continue;
+        return null;
+      }
       if (choice === 'never' && waitForNodes && tier.awaitsRoomFor(sequence.length)) {
         waitsForNode.add(sequence);
         continue;
@@ -317,6 +320,25 @@ export class Batcher {
     }
   }
 
+  /**
+   * Makes room for a sequence by taking KV from jobs whose consumers don't keep up: two calls of generate() that wait for each
+   * other's consumer must not wait for ever. False when that would not suffice, or the room comes when a step ends.
+   */
+  #evictPaused(sequence: Sequence, nodes: readonly NodeConnection[]): boolean {
+    const gone = ({ paused, leaving }: Sequence) => paused || leaving;
+    const need = { tokens: sequence.length, mostTokens: sequence.mostTokens };
+    const choice = choosePlacement(shardStates(nodes, gone), need);
+    if (typeof choice !== 'number') return false;
+    const residents = [...(nodes.flatMap((node) => node.shards)[choice]?.residents ?? [])];
+    // One at a time, as it takes no more than are needed.
+    if (residents.some(({ leaving }) => leaving)) return false;
+    const victim = residents.filter(({ paused }) => paused).sort((a, b) => b.arrival - a.arrival)[0];
+    if (victim === undefined) return false;
+    if (victim.inStep) victim.leaving = true;
+    else this.#preempt(victim);
+    return !victim.leaving;
+  }
+
   /** Null when the node turned out to be lost, or full; a sequence for which even an empty node has no slot fails. */
   #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
     const node = this.#options.tier.node(shard.node);
@@ -340,15 +362,28 @@ export class Batcher {
   }
 }
 
-function shardStates(nodes: readonly NodeConnection[]): ShardState[] {
+/** @param gone residents to leave out, as if their KV had been given back */
+function shardStates(
+  nodes: readonly NodeConnection[],
+  gone: (resident: Sequence) => boolean = () => false,
+): ShardState[] {
   const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
   return nodes.flatMap((node, i) =>
-    node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => ({
-      blockTokens,
-      blocks,
-      freeBlocks: node.admits ? freeBlocks : 0,
-      residents: residents.size,
-      speed: speeds[i] ?? 1,
-    })),
+    node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => {
+      let count = 0;
+      let freed = 0;
+      for (const resident of residents) {
+        if (!gone(resident)) continue;
+        count++;
+        freed += resident.blocks;
+      }
+      return {
+        blockTokens,
+        blocks,
+        freeBlocks: node.admits || count > 0 ? freeBlocks + freed : 0,
+        residents: residents.size - count,
+        speed: speeds[i] ?? 1,
+      };
+    }),
   );
 }

@@ -79,7 +79,18 @@ describe('admission', () => {
 });
 
 describe('preemption', () => {
-  const resident = (arrival: number, blocks: number, leaving = false) => ({ arrival, blocks, leaving });
+  const resident = (arrival: number, blocks: number, leaving = false, paused = false) => ({
+    arrival,
+    blocks,
+    leaving,
+    paused,
+  });
+
+  it('a paused resident goes first, however old', () => {
+    const [old, requester, newest] = [resident(1, 4, false, true), resident(2, 4), resident(3, 4)];
+    expect(choosePreemption([old, requester, newest], requester, 1)).toBe(old);
+    expect(choosePreemption([old, requester, newest], newest, 1)).toBe(old);
+  });
 
   it('the newest goes; the requester itself when it is the newest; nobody while enough is coming', () => {
     const [a, b, c] = [resident(1, 4), resident(2, 4), resident(3, 4)];

@@ -89,21 +89,25 @@ export interface Resident {
   readonly blocks: number;
   /** It was chosen before and gives its blocks back when its step ends. */
   readonly leaving: boolean;
+  /** Nothing of it is run at present, as its consumer doesn't keep up. */
+  readonly paused: boolean;
 }
 
 /**
  * Who gives up its KV for `requester`, which needs `needed` more blocks than are free: the newest resident, or nobody yet when
  * enough is on its way out. The requester itself when it is the newest: so the oldest sequence of a shard always goes on,
- * and every sequence becomes the oldest once.
+ * and every sequence becomes the oldest once. Paused residents go before all others: who waits for them waits for ever.
  */
 export function choosePreemption<R extends Resident>(residents: Iterable<R>, requester: R, needed: number): R | 'wait' {
   let coming = 0;
   let newest: R = requester;
+  let newestPaused: R | null = null;
   for (const resident of residents) {
     if (resident.leaving) coming += resident.blocks;
+    else if (resident.paused && resident.arrival > (newestPaused?.arrival ?? -1)) newestPaused = resident;
     else if (resident.arrival > newest.arrival) newest = resident;
   }
-  return coming >= needed ? 'wait' : newest;
+  return coming >= needed ? 'wait' : (newestPaused ?? newest);
 }
 
 export type StagePolicy = 'fcfs' | 'deepest-first' | 'starvation-first';
