@@ -1,6 +1,6 @@
 /**
  * Typed reading of a JSON object or of GGUF metadata whose every value is a stranger's. Null counts as absent, as it does
- * for transformers. Each complaint names the place, the key and what was found.
+ * for transformers, but where `absent` is asked. Each complaint names the place, the key and what was found.
  */
 import { ModelFormatError } from '@glinthawk/core';
 
@@ -46,6 +46,11 @@ export class Fields {
 
   has(key: string): boolean {
     return this.raw(key) !== undefined;
+  }
+
+  /** Whether the key is left out, which some defaults tell from null. */
+  absent(key: string): boolean {
+    return this.#value(key) === undefined;
   }
 
   wrong(key: string, expected: string): ModelFormatError {

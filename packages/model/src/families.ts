@@ -14,6 +14,15 @@ export interface Family {
   readonly qkNorm: boolean;
   /** No windows; one for all layers when `sliding_window` is set; or by `use_sliding_window` and `layer_types`. */
   readonly windows: 'none' | 'all' | 'listed';
+  /** What transformers' configuration of the family takes for keys that config.json leaves out; null there is another matter. */
+  readonly absent: {
+    /** `num_key_value_heads`; undefined is as many as there are heads. */
+    readonly kvHeads?: number;
+    /** `head_dim`; undefined is the hidden size over the heads. */
+    readonly headDim?: number;
+    /** `sliding_window`. */
+    readonly slidingWindow?: number;
+  };
   /** Whether GGUF keeps q and k rows in interleaved-RoPE order. */
   readonly ggufInterleaved: boolean;
 }
@@ -27,6 +36,7 @@ const FAMILIES: ReadonlyMap<string, Family> = new Map(
         mlpBias: true,
         qkNorm: false,
         windows: 'none',
+        absent: {},
         ggufInterleaved: true,
       },
       {
@@ -35,6 +45,7 @@ const FAMILIES: ReadonlyMap<string, Family> = new Map(
         mlpBias: false,
         qkNorm: false,
         windows: 'all',
+        absent: { kvHeads: 8, slidingWindow: 4096 },
         ggufInterleaved: true,
       },
       {
@@ -43,6 +54,7 @@ const FAMILIES: ReadonlyMap<string, Family> = new Map(
         mlpBias: false,
         qkNorm: false,
         windows: 'listed',
+        absent: { kvHeads: 32, slidingWindow: 4096 },
         ggufInterleaved: false,
       },
       {
@@ -51,6 +63,7 @@ const FAMILIES: ReadonlyMap<string, Family> = new Map(
         mlpBias: false,
         qkNorm: true,
         windows: 'listed',
+        absent: { kvHeads: 32, headDim: 128, slidingWindow: 4096 },
         ggufInterleaved: false,
       },
     ] satisfies Family[]

@@ -50,14 +50,15 @@ async function readModel(files: ModelFiles, file: FileSource): Promise<Model> {
   }
   const { config: ownConfig, family } = readGgufConfig(header, file.name, await readRopeFactors(file, header));
   const generation = files.single ? undefined : await readJson(files, 'generation_config.json', MAX_CONFIG_BYTES);
+  const notes: string[] = [];
   const config: ModelConfig = {
     ...ownConfig,
-    eosTokenIds: readEosTokens(ownConfig.eosTokenIds, generation, ownConfig.vocabSize),
+    eosTokenIds: readEosTokens(ownConfig.eosTokenIds, generation, ownConfig.vocabSize, (text) => notes.push(text)),
   };
   const weights = openGgufWeights(file, header, config, family);
-  const notes = files.single
-    ? []
-    : [`${files.name} has no safetensors: weights and configuration come from ${file.name}`];
+  if (!files.single) {
+    notes.push(`${files.name} has no safetensors: weights and configuration come from ${file.name}`);
+  }
   const contents = files.single ? new Map<string, Uint8Array<ArrayBuffer>>() : await readTextFiles(files);
   let text: ModelText;
   if (contents.has('tokenizer.json')) {

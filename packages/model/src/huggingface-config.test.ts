@@ -102,6 +102,12 @@ describe('config.json', () => {
   it.each([
     ['mistral', { sliding_window: 24 }, [24, 24]],
     ['mistral', { sliding_window: null }, [0, 0]],
+    ['mistral', {}, [4096, 4096]],
+    ['mistral', { sliding_window: 24, layer_types: ['full_attention', 'full_attention'] }, [24, 24]],
+    ['qwen2', {}, [0, 0]],
+    ['qwen2', { use_sliding_window: true, max_window_layers: 0 }, [4096, 4096]],
+    ['qwen2', { use_sliding_window: true, max_window_layers: 0, sliding_window: null }, [0, 0]],
+    ['llama', {}, [0, 0]],
     ['qwen2', { sliding_window: 24, use_sliding_window: false, max_window_layers: 0 }, [0, 0]],
     ['qwen2', { sliding_window: 24, use_sliding_window: true, max_window_layers: 1 }, [0, 24]],
     [
@@ -111,6 +117,47 @@ describe('config.json', () => {
     ],
   ])('windows of %s %o', (model_type, changes, windows) => {
     expect(read({ model_type, ...changes }).windows).toEqual(windows);
+  });
+
+  it.each<[string, Record<string, unknown>, object]>([
+    ['llama', { num_key_value_heads: undefined }, { kvHeads: 16, headDim: 2 }],
+    ['mistral', { num_key_value_heads: undefined }, { kvHeads: 8, headDim: 2 }],
+    ['mistral', { num_key_value_heads: null }, { kvHeads: 16 }],
+    ['qwen3', {}, { headDim: 128 }],
+    ['qwen3', { head_dim: null }, { headDim: 2 }],
+    ['qwen3', { head_dim: 16 }, { headDim: 16 }],
+  ])('takes for what %s leaves out what transformers does: %o', (model_type, changes, expected) => {
+    expect(read({ model_type, num_attention_heads: 16, ...changes })).toMatchObject(expected);
+  });
+
+  it.each<[object, object]>([
+    [{ rope_parameters: { rope_theta: 1e6 } }, { theta: 1e6, scaling: { type: 'none' } }],
+    [{ rope_scaling: {} }, { theta: 10000, scaling: { type: 'none' } }],
+    [{ rope_scaling: { rope_type: 'linear', factor: 2, rope_theta: 3e5 } }, { theta: 3e5, scaling: { factor: 2 } }],
+  ])('reads RoPE of %o', (changes, expected) => {
+    expect(read({ ...changes }).rope).toMatchObject(expected);
+  });
+
+  it('takes ids that are no tokens for absent, and says so', () => {
+    const notes: string[] = [];
+    const config = readHuggingFaceConfig(
+      { ...tinyConfig(), bos_token_id: 40, eos_token_id: [-1, 3] },
+      { eos_token_id: 1000 },
+      (text) => notes.push(text),
+    );
+    expect(config).toMatchObject({ bosTokenId: null, eosTokenIds: [3] });
+    expect(notes.map((text) => text.slice(0, 42))).toEqual([
+      'config.json: bos_token_id 40 is not a toke',
+      'config.json: eos_token_id -1 is not a toke',
+      'generation_config.json: eos_token_id 1000 ',
+    ]);
+  });
+
+  it('says when layer_types is not heeded', () => {
+    const notes: string[] = [];
+    const types = { model_type: 'mistral', sliding_window: 24, layer_types: ['full_attention', 'full_attention'] };
+    readHuggingFaceConfig({ ...tinyConfig(), ...types }, undefined, (text) => notes.push(text));
+    expect(notes).toEqual([expect.stringMatching(/layer_types is not heeded/)]);
   });
 
   it('merges the end-of-text ids of both files', () => {
@@ -135,9 +182,9 @@ describe('config.json', () => {
     ['rms_norm_eps', -1e-5],
     ['rope_theta', 0],
     ['tie_word_embeddings', 'yes'],
-    ['eos_token_id', 40],
     ['eos_token_id', [1, 'x']],
-    ['bos_token_id', -1],
+    ['bos_token_id', 'x'],
+    ['bos_token_id', 1.5],
     ['model_type', 3],
     ['rope_scaling', 'linear'],
     ['rope_scaling', { factor: 2 }],
@@ -158,6 +205,9 @@ describe('config.json', () => {
     ['rope_scaling', { rope_type: 'longrope' }],
     ['rope_parameters', { full_attention: { rope_type: 'default' } }],
     ['rope_parameters', { rope_type: 'default', partial_rotary_factor: 0.25 }],
+    ['rope_parameters', { rope_type: 'default', llama_4_scaling_beta: 0.1 }],
+    ['rope_scaling', { mrope_section: [1, 1, 2] }],
+    ['llama_4_scaling_beta', 0.1],
     ['sliding_window', 64],
     ['attn_logit_softcapping', 50],
     ['residual_multiplier', 0.2],

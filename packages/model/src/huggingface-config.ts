@@ -28,15 +28,19 @@ const NEUTRAL_VALUES: ReadonlyMap<string, unknown> = new Map<string, unknown>([
   ['num_local_experts', 0],
   ['use_qk_norm', false],
   ['is_encoder_decoder', false],
+  ['llama_4_scaling_beta', undefined],
   ['bias', false],
 ]);
+
+/** Told, in a sentence, of what a user should know. */
+export type Note = (text: string) => void;
 
 /**
  * @param config content of config.json
  * @param generation content of generation_config.json, undefined when there is none
  * @throws ModelFormatError, UnsupportedError
  */
-export function readHuggingFaceConfig(config: unknown, generation: unknown): ModelConfig {
+export function readHuggingFaceConfig(config: unknown, generation: unknown, note: Note = () => {}): ModelConfig {
   const fields = Fields.of('config.json', config);
   const type = fields.text('model_type');
   if (type === undefined) throw fields.wrong('model_type', 'a string');
@@ -46,12 +50,17 @@ export function readHuggingFaceConfig(config: unknown, generation: unknown): Mod
   const hiddenSize = fields.count('hidden_size', limits.MAX_HIDDEN);
   const layers = fields.count('num_hidden_layers', limits.MAX_LAYERS);
   const heads = fields.count('num_attention_heads', limits.MAX_HEADS);
-  const kvHeads = fields.count('num_key_value_heads', limits.MAX_HEADS, heads);
-  if (heads % kvHeads !== 0) throw fields.wrong('num_key_value_heads', `a divisor of num_attention_heads ${heads}`);
-  if (!fields.has('head_dim') && hiddenSize % heads !== 0) {
+  const unsaid = <T>(key: string, value: T): T | undefined => (fields.absent(key) ? value : undefined);
+  const defaultKvHeads = unsaid('num_key_value_heads', family.absent.kvHeads) ?? heads;
+  const kvHeads = fields.count('num_key_value_heads', limits.MAX_HEADS, defaultKvHeads);
+  if (heads % kvHeads !== 0) {
+    throw fields.wrong('num_key_value_heads', `a divisor of num_attention_heads ${heads} (it is ${kvHeads})`);
+  }
+  const defaultHeadDim = unsaid('head_dim', family.absent.headDim) ?? hiddenSize / heads;
+  if (!fields.has('head_dim') && !Number.isInteger(defaultHeadDim)) {
     throw fields.wrong('num_attention_heads', `a divisor of hidden_size ${hiddenSize}, as there is no head_dim`);
   }
-  const headDim = fields.count('head_dim', limits.MAX_HEAD_DIM, hiddenSize / heads);
+  const headDim = fields.count('head_dim', limits.MAX_HEAD_DIM, defaultHeadDim);
   if (headDim % 2 !== 0) throw fields.wrong('head_dim', `even, as RoPE turns pairs (it is ${headDim})`);
   const vocabSize = fields.count('vocab_size', limits.MAX_VOCAB);
   const maxPositions = fields.count('max_position_embeddings', limits.MAX_CONTEXT_TOKENS);
@@ -74,9 +83,9 @@ export function readHuggingFaceConfig(config: unknown, generation: unknown): Mod
     outputBias: attentionBias,
     mlpBias: family.mlpBias && fields.flag('mlp_bias', false),
     qkNorm: family.qkNorm,
-    windows: readWindows(fields, family, layers),
-    bosTokenId: fields.integer('bos_token_id', 0, vocabSize - 1) ?? null,
-    eosTokenIds: readEosTokens(eosTokensOf(fields, vocabSize), generation, vocabSize),
+    windows: readWindows(fields, family, layers, note),
+    bosTokenId: readBosToken(fields, vocabSize, note),
+    eosTokenIds: readEosTokens(eosTokensOf(fields, vocabSize, note), generation, vocabSize, note),
   };
 }
 
@@ -117,8 +126,9 @@ function refuseUnsupported(fields: Fields, family: Family): void {
   }
 }
 
-function readWindows(fields: Fields, family: Family, layers: number): readonly number[] {
-  const sliding = fields.count('sliding_window', limits.MAX_CONTEXT_TOKENS, 0);
+function readWindows(fields: Fields, family: Family, layers: number, note: Note): readonly number[] {
+  const unlessSaid = fields.absent('sliding_window') ? (family.absent.slidingWindow ?? 0) : 0;
+  const sliding = fields.count('sliding_window', limits.MAX_CONTEXT_TOKENS, unlessSaid);
   switch (family.windows) {
     case 'none':
       // transformers' Llama takes no window; a checkpoint that asks for one would be computed otherwise than it says.
@@ -129,8 +139,16 @@ function readWindows(fields: Fields, family: Family, layers: number): readonly n
         );
       }
       return new Array<number>(layers).fill(0);
-    case 'all':
-      return readLayerTypes(fields, layers, sliding) ?? new Array<number>(layers).fill(sliding);
+    case 'all': {
+      // transformers' Mistral asks for the window and for nothing else.
+      const windows = new Array<number>(layers).fill(sliding);
+      if (fields.has('layer_types') && readLayerTypes(fields, layers, sliding)?.some((window) => window !== sliding)) {
+        note(
+          `${fields.where}: layer_types is not heeded: ${family.name} has its sliding_window ${sliding} in every layer`,
+        );
+      }
+      return windows;
+    }
     case 'listed': {
       const window = fields.flag('use_sliding_window', false) ? sliding : 0;
       const first = fields.integer('max_window_layers', 0, limits.MAX_LAYERS * 1024) ?? 28;
@@ -157,6 +175,19 @@ function readLayerTypes(fields: Fields, layers: number, window: number): readonl
   });
 }
 
+/** An id that no token has is as good as none; transformers takes such configurations too. */
+function readBosToken(fields: Fields, vocabSize: number, note: Note): number | null {
+  const id = fields.integer('bos_token_id', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+  if (id === undefined) return null;
+  if (id >= 0 && id < vocabSize) return id;
+  note(noSuchToken(fields, 'bos_token_id', id, vocabSize));
+  return null;
+}
+
+function noSuchToken(fields: Fields, key: string, id: number, vocabSize: number): string {
+  return `${fields.where}: ${key} ${id} is not a token of a vocabulary of ${vocabSize}, so it counts as absent`;
+}
+
 /**
  * End-of-text ids that either file names, ascending.
  * @param configured those of the model's own configuration
@@ -166,20 +197,25 @@ export function readEosTokens(
   configured: readonly number[],
   generation: unknown,
   vocabSize: number,
+  note: Note = () => {},
 ): readonly number[] {
-  const more = generation === undefined ? [] : eosTokensOf(Fields.of('generation_config.json', generation), vocabSize);
+  const more =
+    generation === undefined ? [] : eosTokensOf(Fields.of('generation_config.json', generation), vocabSize, note);
   return [...new Set([...configured, ...more])].sort((a, b) => a - b);
 }
 
-function eosTokensOf(fields: Fields, vocabSize: number): readonly number[] {
+function eosTokensOf(fields: Fields, vocabSize: number, note: Note): readonly number[] {
   const value = fields.raw('eos_token_id');
   if (value === undefined) return [];
   const list: readonly unknown[] = Array.isArray(value) ? value : [value];
   if (list.length > MAX_EOS_TOKENS) throw fields.wrong('eos_token_id', `at most ${MAX_EOS_TOKENS} ids`);
-  return list.map((id) => {
-    if (typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < vocabSize) return id;
-    throw fields.wrong('eos_token_id', `a token id below vocab_size ${vocabSize}, or a list of them`);
-  });
+  const ids: number[] = [];
+  for (const id of list) {
+    if (!Number.isSafeInteger(id)) throw fields.wrong('eos_token_id', 'a token id, or a list of them');
+    if ((id as number) >= 0 && (id as number) < vocabSize) ids.push(id as number);
+    else note(noSuchToken(fields, 'eos_token_id', id as number, vocabSize));
+  }
+  return ids;
 }
 
 /**

@@ -17,7 +17,8 @@ export async function openHuggingFace(files: ModelFiles): Promise<Model> {
     });
   }
   const generation = await readJson(files, 'generation_config.json', MAX_CONFIG_BYTES);
-  const config = readHuggingFaceConfig(configJson, generation);
+  const notes: string[] = [];
+  const config = readHuggingFaceConfig(configJson, generation, (text) => notes.push(text));
   const contents = await readTextFiles(files);
   const weights = await openHuggingFaceWeights(files, config);
   try {
@@ -28,6 +29,7 @@ export async function openHuggingFace(files: ModelFiles): Promise<Model> {
       ...readHuggingFaceText(contents),
       generationDefaults: readGenerationDefaults(generation),
       weights,
+      notes,
       fingerprint: await fingerprintOf(config, [...contents.values(), JSON.stringify(generation ?? null)], weights),
       close: () => weights.close(),
     };

@@ -1,12 +1,17 @@
 /** RoPE scaling out of `config.json`, in either of its layouts. GGUF's words for the same are in gguf-config.ts. */
 import { type RopeConfig, type RopeScaling, UnsupportedError } from '@glinthawk/core';
-import type { Fields } from './config-fields.ts';
+import { type Fields, quote } from './config-fields.ts';
 import { MAX_CONTEXT_TOKENS } from './model-limits.ts';
 
 /** What transformers takes for `rope_theta` when a Llama configuration doesn't say. */
 const DEFAULT_THETA = 10_000;
 export const YARN_BETA_FAST = 32;
 export const YARN_BETA_SLOW = 1;
+
+/** Keys of a scaling that changes the computation in ways that aren't supported, whatever its type. */
+const UNSUPPORTED_KEYS = ['llama_4_scaling_beta', 'mrope_section'];
+/** Keys that only mean something with a type. */
+const TYPED_KEYS = ['factor', 'low_freq_factor', 'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor'];
 
 /**
  * @throws ModelFormatError when a number is missing or impossible
@@ -15,6 +20,13 @@ export const YARN_BETA_SLOW = 1;
 export function readRope(config: Fields, contextTokens: number): RopeConfig {
   const parameters = config.section('rope_parameters');
   const scaling = parameters ?? config.section('rope_scaling');
+  for (const key of UNSUPPORTED_KEYS) {
+    if (!scaling?.has(key)) continue;
+    throw new UnsupportedError(
+      'UNSUPPORTED_ROPE',
+      `${scaling.where}: ${key} ${quote(scaling.raw(key))} is not supported`,
+    );
+  }
   for (const layerType of ['full_attention', 'sliding_attention']) {
     if (parameters?.has(layerType)) {
       throw new UnsupportedError('UNSUPPORTED_ROPE', `${parameters.where}: one RoPE per layer type is not supported`);
@@ -29,7 +41,7 @@ export function readRope(config: Fields, contextTokens: number): RopeConfig {
       );
     }
   }
-  const theta = (parameters?.has('rope_theta') ? parameters : config).positive('rope_theta', DEFAULT_THETA);
+  const theta = (scaling?.has('rope_theta') ? scaling : config).positive('rope_theta', DEFAULT_THETA);
   return { theta, scaling: scaling === undefined ? { type: 'none' } : readScaling(scaling, contextTokens) };
 }
 
@@ -38,7 +50,9 @@ function readScaling(scaling: Fields, contextTokens: number): RopeScaling {
   const type = scaling.text('rope_type') ?? scaling.text('type');
   switch (type) {
     case undefined:
-      throw scaling.wrong('rope_type', 'a string');
+      // Without a type, transformers takes it for `default`, and so it is where nothing speaks of another.
+      if (TYPED_KEYS.some((key) => scaling.has(key))) throw scaling.wrong('rope_type', 'a string');
+      return { type: 'none' };
     case 'default':
       return { type: 'none' };
     case 'linear':
