@@ -142,25 +142,49 @@ describe('results', { timeout: 300_000 }, () => {
     for (const [id, { response }] of a) expect(b.get(id)?.response.body.choices).toEqual(response.body.choices);
   });
 
-  it('have a line for a request that fails while running, and for every other one', async () => {
+  it('are refused before anything runs when the KV memory is too small, and say so', async () => {
     const folder = temporaryFolder();
-    const [input, output, errors] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl'), join(folder, 'err.jsonl')];
+    const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
+    const chat = '{"custom_id":"chat","messages":[{"role":"user","content":"Hi"}]}';
     const big = `{"custom_id":"big","prompt":${JSON.stringify('word '.repeat(300))},"max_tokens":100}`;
-    writeFileSync(
-      input,
-      `{"custom_id":"small","prompt":"One","max_tokens":8}\n${big}\n{"custom_id":"last","prompt":"Two","max_tokens":8}`,
-    );
-    // Less KV than the long one needs: that is found when it would run.
-    const small = ['--attention', 'local:1', '--kv', 'f32', '--kv-memory', '600KiB'];
-    const { status, stderr } = await glinthawk([...runArguments(input, output, '--errors', errors), ...small]);
-    expect(status).toBe(0);
-    expect(stderr).toContain('3 requests, 2 succeeded, 1 failed');
-    expect(
-      readLines(output)
-        .map((line) => line.custom_id)
-        .toSorted(),
-    ).toEqual(['last', 'small']);
-    expect(readLines(errors).map((line) => line.custom_id)).toEqual(['big']);
+    writeFileSync(input, `{"custom_id":"small","prompt":"One","max_tokens":8}\n${big}\n${chat}`);
+    for (const [memory, message] of [
+      ['600KiB', /^error: 2 requests can't fit the KV memory: prompt and max_tokens come to 512 tokens, /m],
+      ['1KiB', /^error: the KV memory is too small for this model: /m],
+    ] as const) {
+      const small = ['--attention', 'local:1', '--kv-memory', memory];
+      const { status, stderr } = await glinthawk([...runArguments(input, output), ...small]);
+      expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
+      expect(stderr).toMatch(/^ {2}hint: .*--kv-memory/m);
+      expect(readdirSync(folder)).toEqual(['in.jsonl']);
+    }
+  });
+
+  it('of an earlier run are kept by --restart until everything else is well', async () => {
+    const folder = temporaryFolder();
+    const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
+    writeFileSync(input, '{"prompt":"One","max_tokens":8}');
+    expect((await glinthawk(runArguments(input, output))).status).toBe(0);
+    const files = () => [output, `${output}.journal`].map((path) => readFileSync(path, 'utf8'));
+    const before = files();
+    for (const [status, ...flags] of [
+      [2, '--in-flight', '10000'],
+      [2, '--weights', 'f16'],
+      [2, '--kv-memory', '1KiB'],
+      [2, '--attention', 'tls://127.0.0.1:9', '--tls-ca', join(folder, 'none.pem')],
+      [1, '--attention', 'tcp://127.0.0.1:9'],
+    ] as const) {
+      const failed = await glinthawk([...runArguments(input, output), '--restart', ...flags]);
+      expect([flags, failed.status]).toEqual([flags, status]);
+      expect(files()).toEqual(before);
+    }
+    for (const flag of [['--ordered'], ['--errors', join(folder, 'err.jsonl')]]) {
+      const done = await glinthawk([...runArguments(input, output), ...flag]);
+      expect([done.status, done.stderr]).toEqual([2, expect.stringContaining(`was run without ${flag[0]}`)]);
+      expect(files()).toEqual(before);
+    }
+    const restarted = await glinthawk([...runArguments(input, output), '--restart']);
+    expect([restarted.status, restarted.stderr]).toEqual([0, expect.stringContaining('1 succeeded')]);
   });
 });
 

@@ -1,6 +1,7 @@
+import type { EngineStats } from '@glinthawk/engine';
 import { describe, expect, it } from 'vitest';
 import { bytes, duration, millions } from './format.ts';
-import { blockLines, type ProgressFigures, plainLine } from './progress.ts';
+import { blockLines, Progress, type ProgressFigures, plainLine } from './progress.ts';
 import { Screen } from './screen.ts';
 
 const figures: ProgressFigures = {
@@ -40,6 +41,26 @@ describe('progress', () => {
       '0:47: 212/400 done, prompt 1,240 tok/s, generated 860 tok/s, ETA –, KV used 37 %, 3 in flight, ' +
         'dense 81 % busy, attention 44 % busy',
     );
+  });
+
+  it('has a time left as soon as there are tokens, then from finished requests', async () => {
+    let done = 2;
+    const stats = { generatedTokens: 0 } as EngineStats;
+    const source = { requests: 12, doneBefore: 2, answerTokens: 400, done: () => done, failed: () => 0 };
+    const etaAfter = (generatedTokens: number) => {
+      const progress = new Progress(
+        { ...source, stats: () => ({ ...stats, generatedTokens }) },
+        screenOf(80, false).screen,
+      );
+      const until = performance.now() + 5;
+      while (performance.now() < until);
+      const { etaSeconds, elapsedSeconds } = progress.figures();
+      return etaSeconds === null ? null : etaSeconds / elapsedSeconds;
+    };
+    expect(etaAfter(0)).toBeNull();
+    expect(etaAfter(100)).toBeCloseTo(3);
+    done = 7;
+    expect(etaAfter(100)).toBeCloseTo(1);
   });
 
   it('draws over itself, and lines stand above it', () => {

@@ -1,6 +1,7 @@
 /**
  * Progress of a batch: a live block on a terminal, a line every few seconds elsewhere. Rates and busy shares are those of the last
- * seconds, the ETA that of the whole run.
+ * seconds, the ETA that of the whole run: from finished requests, and before there is one from tokens, as if every request
+ * generated all that it may.
  */
 import type { EngineStats } from '@glinthawk/engine';
 import { count, duration, percent, plural } from './format.ts';
@@ -16,6 +17,8 @@ export interface ProgressSource {
   readonly requests: number;
   /** Of these, done before this run began. */
   readonly doneBefore: number;
+  /** That the others may generate. */
+  readonly answerTokens: number;
   done(): number;
   failed(): number;
   stats(): EngineStats;
@@ -79,15 +82,16 @@ export class Progress {
     const per = (name: 'promptTokens' | 'generatedTokens' | 'denseBusyMs' | 'attentionBusyMs') =>
       (stats[name] - first.stats[name]) / windowMs;
     const elapsedSeconds = (atMs - this.#startedMs) / 1000;
-    const { requests, doneBefore } = this.#source;
+    const { requests, doneBefore, answerTokens } = this.#source;
     const done = this.#source.done();
-    const doneNow = done - doneBefore;
+    const share =
+      done > doneBefore ? (done - doneBefore) / (requests - doneBefore) : stats.generatedTokens / answerTokens;
     return {
       done,
       failed: this.#source.failed(),
       requests,
       elapsedSeconds,
-      etaSeconds: doneNow > 0 ? (elapsedSeconds * (requests - done)) / doneNow : null,
+      etaSeconds: share > 0 ? Math.max(0, elapsedSeconds / share - elapsedSeconds) : null,
       promptPerSecond: 1000 * per('promptTokens'),
       generatedPerSecond: 1000 * per('generatedTokens'),
       generatedTokens: stats.generatedTokens,

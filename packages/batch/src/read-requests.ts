@@ -37,6 +37,9 @@ export interface InputSummary {
   /** Lines whose custom_id an earlier line has: line → error. */
   readonly duplicates: ReadonlyMap<number, LineError>;
   readonly promptTokens: number;
+  /** By ordinal: how long prompt and answer may become together, and tokens that all choices may generate; 0 for invalid ones. */
+  readonly sequenceTokens: readonly number[];
+  readonly answerTokens: readonly number[];
 }
 
 export interface SummariseOptions {
@@ -46,7 +49,7 @@ export interface SummariseOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Reads everything once. Memory: the custom_ids. @throws AbortedError (the signal's reason) */
+/** Reads everything once. Memory: the custom_ids, and two numbers a request. @throws AbortedError (the signal's reason) */
 export async function summariseInput(
   lines: AsyncIterable<InputLine>,
   model: RequestModel,
@@ -58,8 +61,12 @@ export async function summariseInput(
   let requests = 0;
   let invalid = 0;
   let promptTokens = 0;
+  const sequenceTokens: number[] = [];
+  const answerTokens: number[] = [];
   const refuse = (error: LineError) => {
     invalid++;
+    sequenceTokens.push(0);
+    answerTokens.push(0);
     if (errors.length < LISTED_ERRORS) errors.push(error);
   };
   for await (const input of lines) {
@@ -84,9 +91,11 @@ export async function summariseInput(
       refuse(error);
     } else {
       promptTokens += result.promptIds.length;
+      sequenceTokens.push(result.promptIds.length + result.maxTokens);
+      answerTokens.push(result.maxTokens * result.request.n);
     }
   }
-  return { requests, invalid, errors, duplicates, promptTokens };
+  return { requests, invalid, errors, duplicates, promptTokens, sequenceTokens, answerTokens };
 }
 
 /** The same lines again, as they are wanted. */

@@ -2,8 +2,18 @@
 import { readFile, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { type InputSummary, type RequestModel, readRequests, runBatch, summariseInput } from '@glinthawk/batch';
-import { acquireLock, type InputFile, type Job, type JobHeader, openInputFile, openJob } from '@glinthawk/batch/node';
-import { AbortedError, InputError, type KvDtype, type Logger, toError } from '@glinthawk/core';
+import {
+  acquireLock,
+  examineJob,
+  type InputFile,
+  type Job,
+  type JobHeader,
+  type JobOptions,
+  type JobOutlook,
+  openInputFile,
+  openJob,
+} from '@glinthawk/batch/node';
+import { AbortedError, CapacityError, InputError, type KvDtype, type Logger, toError } from '@glinthawk/core';
 import { createEngine, type EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
 import { type AttentionPlace, shellQuote } from '../arguments.ts';
@@ -81,27 +91,25 @@ export async function run(flags: RunFlags, context: RunContext): Promise<number>
   await refuseSameFiles(flags);
   const token = await readToken(flags);
   const interrupt = onInterrupt((signal) => screen.line(`stopping (${signal}); once more to stop at once`));
-  let startedJob = false;
+  let examined: PreparedJob | null = null;
   try {
     await using opened = new Opened();
-    const job = await prepareJob(flags, context, opened, interrupt.signal);
-    if (typeof job === 'number') return job;
-    startedJob = true;
-    return await generate(flags, context, opened, job, token, interrupt.signal);
+    const prepared = await prepareJob(flags, context, opened, interrupt.signal);
+    if (typeof prepared === 'number') return prepared;
+    examined = prepared;
+    return await generate(flags, context, opened, prepared, token, interrupt.signal);
   } catch (thrown) {
     if (!interrupt.signal.aborted) throw thrown;
-    if (startedJob) {
-      screen.line(`to go on: ${resumeCommand(context.argv)}`);
-    }
+    if (examined !== null) screen.line(`to go on: ${resumeCommand(context.argv, examined.restarted)}`);
     throw thrown instanceof AbortedError ? thrown : new AbortedError();
   } finally {
     interrupt.dispose();
   }
 }
 
-/** As it was typed, but for what would throw the results away, and the secret. */
-function resumeCommand(argv: readonly string[]): string {
-  const words = argv.filter((word) => word !== '--restart');
+/** As it was typed, but for the secret, and for what would throw the results away once more. */
+function resumeCommand(argv: readonly string[], restarted: boolean): string {
+  const words = argv.filter((word) => !restarted || word !== '--restart');
   const shown = words.map((word, i) =>
     words[i - 1] === '--token' ? '…' : word.startsWith('--token=') ? '--token=…' : word,
   );
@@ -134,10 +142,13 @@ interface PreparedJob {
   readonly model: Model;
   readonly requestModel: RequestModel;
   readonly summary: InputSummary;
-  readonly job: Job;
+  readonly jobOptions: JobOptions;
+  readonly outlook: JobOutlook;
+  /** Whether what an earlier run left is thrown away by now. */
+  restarted: boolean;
 }
 
-/** Everything that needs no weights. @returns an exit status when there is nothing to run */
+/** Everything that needs no weights; changes no earlier result. @returns an exit status when there is nothing to run */
 async function prepareJob(
   flags: RunFlags,
   context: RunContext,
@@ -168,9 +179,10 @@ async function prepareJob(
     },
   };
   const { output, errors, ordered = false, restart = false } = flags;
-  const job = await openJob({ output, errors, header, ordered, restart, requests: summary.requests });
-  if (job.type === 'finished') {
-    const { requests, failed } = job.receipt;
+  const jobOptions = { output, errors, header, ordered, restart, requests: summary.requests };
+  const outlook = await examineJob(jobOptions);
+  if (outlook.type === 'finished') {
+    const { requests, failed } = outlook.receipt;
     screen.line(`already done: ${count(requests)} of ${plural(requests, 'request')} in ${output}${failedText(failed)}`);
     if (flags.json) {
       context.printJson({
@@ -184,11 +196,10 @@ async function prepareJob(
     }
     return EXIT.done;
   }
-  opened.add(job, (it) => it.close());
-  const before = job.done === 0 ? '' : `, ${count(job.done)} done before`;
+  const before = outlook.done === 0 ? '' : `, ${count(outlook.done)} done before`;
   const skipped = summary.invalid === 0 ? '' : `, ${count(summary.invalid)} invalid (skipped)`;
   screen.line(`input      ${input.name}: ${plural(summary.requests, 'request')}${before}${skipped}`);
-  return { input, sha256, model, requestModel, summary, job };
+  return { input, sha256, model, requestModel, summary, jobOptions, outlook, restarted: false };
 }
 
 function modelLine(model: Model): string {
@@ -259,19 +270,17 @@ async function generate(
   signal: AbortSignal,
 ): Promise<number> {
   const { screen } = context;
-  const { input, sha256, model, requestModel, summary, job } = prepared;
+  const { input, sha256, model, requestModel, summary, outlook } = prepared;
   const logger = screen.logger(flags.debug ?? false);
   const startedMs = performance.now();
-  const doneBefore = job.done;
   // Everything done, or nothing left but lines to report: the files are finished without loading any weights.
   const engine =
-    doneBefore < summary.requests ? await openEngine(flags, screen, opened, model, token, logger, signal) : null;
-  const contextTokens = Math.min(requestModel.contextTokens, engine?.contextTokens ?? requestModel.contextTokens);
-  if (contextTokens < requestModel.contextTokens) {
-    logger.warn(
-      `KV memory holds contexts of ${contextTokens} tokens only; longer requests fail (see --kv-memory, --kv)`,
-    );
-  }
+    outlook.done < summary.requests ? await openEngine(flags, screen, opened, model, token, logger, signal) : null;
+  if (engine !== null) refuseTooLong(engine, requestModel, summary, outlook);
+  signal.throwIfAborted();
+  // Only now: what an earlier run left is safe from everything that can be wrong with the flags.
+  const job = await openPreparedJob(prepared, opened);
+  const doneBefore = job.done;
   const progress =
     engine === null
       ? null
@@ -279,6 +288,7 @@ async function generate(
           {
             requests: summary.requests,
             doneBefore,
+            answerTokens: answerTokensLeft(summary, outlook),
             done: () => job.done,
             failed: () => job.failed,
             stats: () => engine.stats(),
@@ -301,9 +311,7 @@ async function generate(
     if (engine !== null) {
       await runBatch({
         engine,
-        requests: readRequests(input.lines(), { ...requestModel, contextTokens }, summary, (ordinal) =>
-          job.isDone(ordinal),
-        ),
+        requests: readRequests(input.lines(), requestModel, summary, (ordinal) => job.isDone(ordinal)),
         sink: job,
         inputSha256: sha256,
         modelName: model.name,
@@ -316,7 +324,7 @@ async function generate(
     progress?.stop();
     await job.settle().catch(() => {});
     screen.line(`${count(job.done)} of ${plural(summary.requests, 'request')} are done and kept in ${flags.output}`);
-    if (!signal.aborted) screen.line(`to go on: ${resumeCommand(context.argv)}`);
+    if (!signal.aborted) screen.line(`to go on: ${resumeCommand(context.argv, true)}`);
     if (flags.json) context.printJson(result(signal.aborted ? 'interrupted' : 'failed'));
     throw thrown;
   }
@@ -324,6 +332,50 @@ async function generate(
   report(flags, screen, job, engine, (performance.now() - startedMs) / 1000);
   if (flags.json) context.printJson(result('complete'));
   return EXIT.done;
+}
+
+async function openPreparedJob(prepared: PreparedJob, opened: Opened): Promise<Job> {
+  prepared.restarted = true;
+  const job = await openJob(prepared.jobOptions);
+  // It was open a moment ago, and the lock is held.
+  if (job.type === 'finished') throw new InputError('JOB_CHANGED', 'the job was finished by somebody else meanwhile');
+  return opened.add(job, (it) => it.close());
+}
+
+function answerTokensLeft({ answerTokens }: InputSummary, outlook: JobOutlook): number {
+  return answerTokens.reduce((sum, tokens, ordinal) => sum + (outlook.isDone(ordinal) ? 0 : tokens), 0);
+}
+
+/** A result may not depend on how much memory there was: what can't have its whole length here isn't begun. @throws InputError */
+function refuseTooLong(
+  engine: EngineApi,
+  { contextTokens }: RequestModel,
+  { sequenceTokens }: InputSummary,
+  outlook: JobOutlook,
+): void {
+  const room = engine.contextTokens;
+  if (room >= contextTokens) return;
+  const tooLong = sequenceTokens.filter((tokens, ordinal) => tokens > room && !outlook.isDone(ordinal));
+  if (tooLong.length === 0) return;
+  const longest = tooLong.reduce((most, tokens) => Math.max(most, tokens), 0);
+  throw new InputError(
+    'KV_MEMORY',
+    `${plural(tooLong.length, 'request')} can't fit the KV memory: prompt and max_tokens come to ${count(longest)} tokens, ` +
+      `and one attention worker holds ${count(room)} (a chat request without max_tokens may fill the context of ${count(contextTokens)})`,
+    { hint: KV_HINT },
+  );
+}
+
+const KV_HINT =
+  'give more memory (--kv-memory here, --memory at the nodes), fewer workers (--attention local:1), a smaller --kv, or lower max_tokens or --context';
+
+/** What doesn't fit at all is the flags' fault. */
+function explainedCapacity(thrown: unknown): unknown {
+  if (!(thrown instanceof CapacityError) || thrown.code !== 'KV_CAPACITY') return thrown;
+  return new InputError('KV_MEMORY', `the KV memory is too small for this model: ${thrown.message}`, {
+    cause: thrown,
+    hint: KV_HINT,
+  });
 }
 
 async function openEngine(
@@ -365,6 +417,8 @@ async function openEngine(
       waitForNodes: flags.waitForNodes ?? false,
       logger,
       signal,
+    }).catch((thrown: unknown) => {
+      throw explainedCapacity(thrown);
     }),
     (it) => it.close(),
   );

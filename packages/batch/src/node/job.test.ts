@@ -5,7 +5,7 @@ import { splitLines } from '../line-splitter.ts';
 import { readRequests, summariseInput } from '../read-requests.ts';
 import { type BatchTotals, runBatch } from '../run-batch.ts';
 import { CrashDisk, type Survival } from './crash-disk.fixture.ts';
-import { type JobOptions, openJob } from './job.ts';
+import { examineJob, type JobOptions, openJob } from './job.ts';
 import type { JobHeader } from './journal.ts';
 
 const REQUESTS = 14;
@@ -130,6 +130,33 @@ describe('a job', () => {
     await expect(run(disk, { header: other })).rejects.toBeInstanceOf(InputError);
     await run(disk, { header: other, restart: true });
     expect(idsIn(disk, '/out').toSorted()).toEqual(ALL);
+  });
+
+  it('is looked at without a change: what openJob would find and refuse', async () => {
+    const whole = new CrashDisk(1);
+    await expect(run(whole.crashBefore(26))).rejects.toThrow();
+    const disk = new CrashDisk(1);
+    for (const path of ['/out', '/out.journal']) disk.put(path, whole.bytes(path));
+    const options = { output: '/out', header, requests: REQUESTS, ordered: false, restart: false, disk };
+    const outlook = await examineJob(options);
+    const job = await openJob(options);
+    if (outlook.type === 'finished' || job.type === 'finished') return expect.unreachable();
+    expect(outlook.done).toBeGreaterThan(0);
+    const ordinals = Array.from({ length: REQUESTS }, (_, i) => i);
+    expect(ordinals.map((i) => outlook.isDone(i))).toEqual(ordinals.map((i) => job.isDone(i)));
+    await job.close();
+    const before = disk.text('/out');
+    expect(await examineJob({ ...options, restart: true })).toMatchObject({ type: 'open', done: 0 });
+    expect(disk.text('/out')).toBe(before);
+    await expect(examineJob({ ...options, header: { ...header, settings: {} } })).rejects.toThrow('another job');
+    await run(disk);
+    expect(await examineJob(options)).toMatchObject({ type: 'finished', receipt: { failed: 3, ordered: false } });
+    await expect(examineJob({ ...options, errors: '/err' })).rejects.toThrow('its error lines (3) are in /out');
+    await expect(examineJob({ ...options, ordered: true })).rejects.toThrow('was run without --ordered');
+    const precious = new CrashDisk(1);
+    precious.put('/out', Buffer.from('precious\n'));
+    await expect(examineJob({ ...options, disk: precious })).rejects.toThrow('no journal beside it');
+    expect([disk.openFiles, precious.openFiles]).toEqual([0, 0]);
   });
 
   it('refuses a journal that is none, or of another version', async () => {

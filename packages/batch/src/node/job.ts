@@ -35,6 +35,41 @@ export interface FinishedJob {
   readonly receipt: Receipt;
 }
 
+/** A job as openJob would find it. */
+export interface JobOutlook {
+  readonly type: 'open';
+  readonly done: number;
+  isDone(ordinal: number): boolean;
+}
+
+/**
+ * Looks at what an earlier run left, and changes no result of it: whatever else may stop a run is found out between this and
+ * openJob. The caller holds the lock.
+ * @throws InputError for everything that openJob refuses of the files' content
+ */
+export async function examineJob(options: JobOptions): Promise<JobOutlook | FinishedJob> {
+  const disk = options.disk ?? nodeDisk;
+  const ordinals = new Set<number>();
+  const journal = options.restart ? null : await Journal.open(disk, journalPath(options.output));
+  if (journal === null) {
+    if (!options.restart) await refuseContent(disk, options);
+  } else {
+    try {
+      refuseDifferent(options.output, journal.header, options.header);
+      for await (const { ordinal } of journal.records()) if (ordinal < options.requests) ordinals.add(ordinal);
+      const { receipt } = journal;
+      if (receipt !== null) {
+        await refuseChangedFiles(disk, options, receipt);
+        refuseOtherFiles(options, receipt);
+        return { type: 'finished', receipt };
+      }
+    } finally {
+      await journal.close();
+    }
+  }
+  return { type: 'open', done: ordinals.size, isDone: (ordinal) => ordinals.has(ordinal) };
+}
+
 /**
  * Opens a job or makes one. The caller holds the lock.
  * @throws InputError when an earlier run differs, when the output has content that is nobody's, or when files can't be used
@@ -54,6 +89,7 @@ export async function openJob(options: JobOptions): Promise<Job | FinishedJob> {
     if (journal.receipt !== null) {
       const { receipt } = journal;
       await refuseChangedFiles(disk, options, receipt);
+      refuseOtherFiles(options, receipt);
       await journal.close();
       return { type: 'finished', receipt };
     }
@@ -128,6 +164,25 @@ async function refuseChangedFiles(disk: Disk, { output, errors }: JobOptions, re
       'OUTPUT_CHANGED',
       `this job is done, but ${path} ${size === null ? 'is gone' : `has ${size} bytes instead of ${bytes}`}`,
       { hint: 'run it again from the start with --restart' },
+    );
+  }
+}
+
+/** The files of a finished job are all that is left of it: they can't be made in another way any more. */
+function refuseOtherFiles({ output, errors, ordered }: JobOptions, receipt: Receipt): void {
+  const hint = 'leave the flag out, or run the job again from the start with --restart';
+  if (errors !== undefined && receipt.errorsBytes === null) {
+    throw new InputError(
+      'JOB_DONE_OTHERWISE',
+      `this job is done and was run without --errors: its error lines (${receipt.failed}) are in ${output}`,
+      { hint },
+    );
+  }
+  if (ordered && !receipt.ordered) {
+    throw new InputError(
+      'JOB_DONE_OTHERWISE',
+      `this job is done and was run without --ordered: ${output} has its lines in the order in which they finished`,
+      { hint },
     );
   }
 }
@@ -304,6 +359,7 @@ export class Job {
       failed: this.#failed,
       outputBytes: this.#output.bytes,
       errorsBytes: this.#errors?.bytes ?? null,
+      ordered: this.#options.ordered,
     };
     const { output, header } = this.#options;
     const journal = await Journal.create(this.#disk, journalPath(output), header, receipt);

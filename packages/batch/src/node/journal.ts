@@ -32,6 +32,8 @@ export interface Receipt {
   /** Sizes of the finished files; `errors` null when there is no separate one. */
   readonly outputBytes: number;
   readonly errorsBytes: number | null;
+  /** Whether the lines stand in the input's order. */
+  readonly ordered: boolean;
 }
 
 export type RecordKind = 'result' | 'error';
