@@ -13,7 +13,7 @@ const MAX_TEMPLATE_CHARACTERS = 1_000_000;
 /** Special tokens by the names that transformers gives them in templates; those that a model lacks stay undefined there. */
 export type TemplateTokens = Readonly<Partial<Record<TemplateTokenName, string | undefined>>>;
 
-export const TEMPLATE_TOKEN_NAMES = [
+const TEMPLATE_TOKEN_NAMES = [
   'bos_token',
   'eos_token',
   'unk_token',

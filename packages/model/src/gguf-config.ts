@@ -9,10 +9,29 @@ import { type Family, familyOf } from './families.ts';
 import type { GgufHeader } from './gguf-header.ts';
 import * as limits from './model-limits.ts';
 import { YARN_BETA_FAST, YARN_BETA_SLOW, yarnMagnitude } from './rope-scaling.ts';
+import { TOKEN_TYPE } from './sentencepiece-tokenizer.ts';
 
 const DEFAULT_THETA = 10_000;
 /** Each ends a text; which of them a model has differs. */
 const END_TOKEN_KEYS = ['eos_token_id', 'eot_token_id', 'eom_token_id'];
+/**
+ * Tokens that end a turn, or a text, whatever the keys say: older files of chat models name only the end of a text there, and
+ * such a model would never be seen to end. llama.cpp knows them by their texts too (`llama-vocab.cpp`, its EOG tokens).
+ */
+const END_TOKENS: ReadonlySet<unknown> = new Set([
+  '<|eot_id|>',
+  '<|eom_id|>',
+  '<|im_end|>',
+  '<|end|>',
+  '<|end_of_text|>',
+  '<|endoftext|>',
+  '<end_of_turn>',
+  '<end_of_utterance>',
+  '<EOT>',
+  '_<EOT>',
+  '[EOT]',
+  '[EOS]',
+]);
 /** Keys under the architecture's name that change the computation, and the value at which they do nothing. */
 const NEUTRAL_VALUES: ReadonlyMap<string, number> = new Map([
   ['expert_count', 0],
@@ -101,14 +120,24 @@ export function readGgufConfig(
     qkNorm: family.qkNorm,
     windows: new Array<number>(layers).fill(window),
     bosTokenId: tokens.integer('bos_token_id', 0, vocabSize - 1) ?? null,
-    eosTokenIds: readEndTokens(tokens, vocabSize),
+    eosTokenIds: readEndTokens(tokens, vocabSize, general.has('tokenizer.chat_template')),
   };
   return { config, family };
 }
 
-function readEndTokens(tokens: Fields, vocabSize: number): readonly number[] {
+function readEndTokens(tokens: Fields, vocabSize: number, chat: boolean): readonly number[] {
   const ids = END_TOKEN_KEYS.map((key) => tokens.integer(key, 0, vocabSize - 1)).filter((id) => id !== undefined);
-  return [...new Set(ids)].sort((a, b) => a - b);
+  return [...new Set([...ids, ...(chat ? endTokensByText(tokens, vocabSize) : [])])].sort((a, b) => a - b);
+}
+
+function endTokensByText(tokens: Fields, vocabSize: number): readonly number[] {
+  const types = tokens.list('token_type', limits.MAX_VOCAB) ?? [];
+  const ids: number[] = [];
+  for (const [id, text] of (tokens.list('tokens', limits.MAX_VOCAB) ?? []).entries()) {
+    const marked = types[id] === TOKEN_TYPE.control || types[id] === TOKEN_TYPE.userDefined;
+    if (marked && id < vocabSize && END_TOKENS.has(text)) ids.push(id);
+  }
+  return ids;
 }
 
 function readRope(

@@ -140,6 +140,22 @@ describe('a GGUF file', () => {
     await model.close();
   });
 
+  it('finds the ends of turns by their texts among the control tokens of a chat model', async () => {
+    const tokens = Array.from({ length: TINY.vocab }, (_, i) => `t${i}`);
+    [tokens[7], tokens[8], tokens[9], tokens[10]] = ['<|eot_id|>', '<|im_end|>', '<|im_start|>', '<|end|>'];
+    const vocabulary: [string, MetadataEntry][] = [
+      ['tokenizer.ggml.tokens', { type: 'strings', value: tokens }],
+      ['tokenizer.ggml.token_type', { type: 'i32s', value: tokens.map((_, i) => (i >= 7 && i < 10 ? 3 : 1)) }],
+    ];
+    const endsOf = async (...changes: [string, MetadataEntry][]) => {
+      const model = await openModelFiles(tinyGguf(withMetadata(...vocabulary, ...changes)));
+      await model.close();
+      return model.config.eosTokenIds;
+    };
+    expect(await endsOf(['tokenizer.chat_template', text('{{ messages }}')])).toEqual([1, 7, 8]);
+    expect(await endsOf()).toEqual([1]);
+  });
+
   it.each<[string, [string, MetadataEntry | undefined], RegExp]>([
     ['an unknown architecture', ['general.architecture', text('mamba')], /"mamba"/],
     ['experts', ['llama.expert_count', u32(8)], /expert_count 8/],

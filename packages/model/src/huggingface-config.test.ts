@@ -134,6 +134,10 @@ describe('config.json', () => {
     [{ rope_parameters: { rope_theta: 1e6 } }, { theta: 1e6, scaling: { type: 'none' } }],
     [{ rope_scaling: {} }, { theta: 10000, scaling: { type: 'none' } }],
     [{ rope_scaling: { rope_type: 'linear', factor: 2, rope_theta: 3e5 } }, { theta: 3e5, scaling: { factor: 2 } }],
+    [
+      { rope_parameters: {}, rope_scaling: { type: 'linear', factor: 2 } },
+      { theta: 10000, scaling: { type: 'linear', factor: 2 } },
+    ],
   ])('reads RoPE of %o', (changes, expected) => {
     expect(read({ ...changes }).rope).toMatchObject(expected);
   });
@@ -216,6 +220,12 @@ describe('config.json', () => {
     const error = thrown(() => read({ [key]: value }));
     expect(error).toBeInstanceOf(UnsupportedError);
     expect((error as Error).message).toMatch(/not supported/);
+  });
+
+  it('does not guess which of two scalings counts', () => {
+    const two = { rope_parameters: { rope_theta: 1e6 }, rope_scaling: { rope_type: 'linear', factor: 2 } };
+    expect(() => read(two)).toThrow(UnsupportedError);
+    expect(read({ ...two, rope_parameters: two.rope_scaling }).rope.scaling).toEqual({ type: 'linear', factor: 2 });
   });
 
   it.each([

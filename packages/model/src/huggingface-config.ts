@@ -33,7 +33,7 @@ const NEUTRAL_VALUES: ReadonlyMap<string, unknown> = new Map<string, unknown>([
 ]);
 
 /** Told, in a sentence, of what a user should know. */
-export type Note = (text: string) => void;
+type Note = (text: string) => void;
 
 /**
  * @param config content of config.json

@@ -19,7 +19,15 @@ const TYPED_KEYS = ['factor', 'low_freq_factor', 'high_freq_factor', 'beta_fast'
  */
 export function readRope(config: Fields, contextTokens: number): RopeConfig {
   const parameters = config.section('rope_parameters');
-  const scaling = parameters ?? config.section('rope_scaling');
+  const older = config.section('rope_scaling');
+  const [said, saidBefore] = ['rope_parameters', 'rope_scaling'].map((key) => JSON.stringify(config.raw(key) ?? {}));
+  if (said !== '{}' && saidBefore !== '{}' && said !== saidBefore) {
+    throw new UnsupportedError(
+      'UNSUPPORTED_ROPE',
+      `${config.where}: rope_parameters and rope_scaling that differ are not supported: which of them counts is a guess`,
+    );
+  }
+  const scaling = said === '{}' ? older : parameters;
   for (const key of UNSUPPORTED_KEYS) {
     if (!scaling?.has(key)) continue;
     throw new UnsupportedError(

@@ -9,7 +9,7 @@ import type { Fields } from './config-fields.ts';
 export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** How deep sequences of normalizers and the like may nest; published files have one level. */
-export const MAX_NESTING = 16;
+const MAX_NESTING = 16;
 
 /** The pattern as a regular expression in Oniguruma's syntax. @throws ModelFormatError */
 export function readPattern(part: Fields): string {
