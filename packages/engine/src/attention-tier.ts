@@ -59,15 +59,27 @@ export class NodeConnection {
   #kvTokensEnded = 0;
   readonly #slots = new SlotTable();
   readonly #onLost: (error: NodeLostError) => void;
-  readonly #rejections = new Set<(error: NodeLostError) => void>();
+  /** How to reject each attend under way, and when it began; oldest first. */
+  readonly #underWay = new Map<(error: NodeLostError) => void, number>();
+  readonly #attendTimeoutMs: number;
+  #watchdog: ReturnType<typeof setTimeout> | null = null;
   #loss: NodeLostError | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor(index: number, backend: AttentionBackend, speed: NodeSpeed, onLost: (error: NodeLostError) => void) {
+  constructor(
+    index: number,
+    backend: AttentionBackend,
+    options: {
+      readonly speed: NodeSpeed;
+      readonly attendTimeoutMs: number;
+      readonly onLost: (error: NodeLostError) => void;
+    },
+  ) {
     this.index = index;
     this.backend = backend;
-    this.speed = speed;
-    this.#onLost = onLost;
+    this.speed = options.speed;
+    this.#attendTimeoutMs = options.attendTimeoutMs;
+    this.#onLost = options.onLost;
     this.mostSteps = Math.max(1, backend.limits?.maxSteps ?? Number.POSITIVE_INFINITY);
     this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
     this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
@@ -146,11 +158,12 @@ export class NodeConnection {
     this.rows += work.rows;
     return new Promise<void>((resolve, reject) => {
       const settled = () => {
-        this.#rejections.delete(reject);
+        this.#underWay.delete(reject);
         this.attends--;
         this.rows -= work.rows;
       };
-      this.#rejections.add(reject);
+      this.#underWay.set(reject, performance.now());
+      this.#watch();
       const attended = async () => this.backend.attend(stepId, layer, qkv, output);
       attended().then(
         () => {
@@ -199,16 +212,40 @@ export class NodeConnection {
     this.#onLost(error);
     const rejectAll = () => {
       clearTimeout(timer);
-      for (const reject of this.#rejections) reject(error);
-      this.#rejections.clear();
+      for (const reject of this.#underWay.keys()) reject(error);
+      this.#underWay.clear();
     };
     const timer = setTimeout(rejectAll, LETTING_GO_MS);
     this.close().then(rejectAll, rejectAll);
   }
 
   close(): Promise<void> {
+    if (this.#watchdog !== null) clearTimeout(this.#watchdog);
     this.#closing ??= this.backend.close();
     return this.#closing;
+  }
+
+  /** Counts as lost when an attend has been under way for so long: a node may answer everything else and still be stuck. */
+  loseIfStalled(afterMs: number): void {
+    const [oldest] = this.#underWay.values();
+    if (oldest === undefined || performance.now() - oldest < afterMs) return;
+    const { name } = this.backend;
+    this.lose(
+      new NodeLostError(name, `${name} hasn't answered an attend for ${Math.round(performance.now() - oldest)} ms`),
+    );
+  }
+
+  /** One timer for all attends: set for the oldest, and again when it fires and others are under way. */
+  #watch(): void {
+    if (this.#watchdog !== null || this.#loss !== null) return;
+    const [oldest] = this.#underWay.values();
+    if (oldest === undefined) return;
+    const dueMs = Math.max(1, oldest + this.#attendTimeoutMs - performance.now());
+    this.#watchdog = setTimeout(() => {
+      this.#watchdog = null;
+      this.loseIfStalled(this.#attendTimeoutMs);
+      this.#watch();
+    }, dueMs);
   }
 
   /** What a failure of the backend means here; the node is lost unless it was only full. */
@@ -241,6 +278,7 @@ export interface AttentionTierOptions {
   readonly kvDtype: KvDtype;
   readonly fingerprint: string;
   readonly waitForNodes: boolean;
+  readonly attendTimeoutMs: number;
   readonly logger: Logger;
   readonly onJoined: (node: NodeConnection) => void;
   readonly onLost: (node: NodeConnection, error: NodeLostError) => void;
@@ -364,8 +402,18 @@ export class AttentionTier {
     });
   }
 
-  async close(): Promise<void> {
+  /** Gives up on nodes with an attend under way for so long. */
+  loseStalled(afterMs: number): void {
+    for (const connection of this.connected) connection.loseIfStalled(afterMs);
+  }
+
+  /** No node is connected any more. */
+  stopConnecting(): void {
     this.#abort.abort();
+  }
+
+  async close(): Promise<void> {
+    this.stopConnecting();
     await Promise.all(this.#background);
     for (const [index, connection] of this.#connections.entries()) {
       this.#connections[index] = null;
@@ -375,7 +423,7 @@ export class AttentionTier {
   }
 
   async #connect(index: number): Promise<void> {
-    const { sources, geometry, kvDtype, fingerprint, onJoined } = this.#options;
+    const { sources, geometry, kvDtype, fingerprint, attendTimeoutMs, onJoined } = this.#options;
     const source = sources[index];
     const speed = this.#speeds[index];
     if (source === undefined || speed === undefined) throw new Error(`no attention source ${index}`);
@@ -384,9 +432,11 @@ export class AttentionTier {
       await backend.close();
       throw new AbortedError();
     }
-    const connection: NodeConnection = new NodeConnection(index, backend, speed, (error) =>
-      this.#lost(connection, error),
-    );
+    const connection: NodeConnection = new NodeConnection(index, backend, {
+      speed,
+      attendTimeoutMs,
+      onLost: (error) => this.#lost(connection, error),
+    });
     this.#connections[index] = connection;
     const shardTokens = connection.shards.map((shard) => shard.tokens);
     this.#shardTokens[index] = Math.max(this.#shardTokens[index] ?? 0, ...shardTokens);

@@ -24,6 +24,10 @@ export interface EngineOptions {
   readonly policy?: 'fcfs' | 'deepest-first' | 'starvation-first';
   /** With no attention node left: wait for one to come back rather than fail. */
   readonly waitForNodes?: boolean;
+  /** A node that takes longer for one layer of one step counts as lost, whatever else it answers. Default: 120,000. */
+  readonly attendTimeoutMs?: number;
+  /** How long an abort or close() waits for the step under way before it gives up on the nodes that hold it up. Default: 2,000. */
+  readonly graceMs?: number;
   readonly logger?: Logger;
   /** Ends createEngine while it waits for nodes; generate() has a signal of its own. */
   readonly signal?: AbortSignal;

@@ -268,3 +268,50 @@ describe('a consumer stops', () => {
     }
   });
 });
+
+describe('a node that never answers an attend', () => {
+  /** Answers everything else. */
+  const stuckAt = (stuck: number) => {
+    let attends = 0;
+    return (backend: AttentionBackend) => {
+      const attend = backend.attend.bind(backend);
+      return {
+        attend: (...args: Parameters<typeof attend>) =>
+          ++attends === stuck ? new Promise<void>(() => {}) : attend(...args),
+      };
+    };
+  };
+  const given = Array.from({ length: 8 }, (_, i) => requestOf(`r${i}`, [1, 2, i], 40));
+
+  it('counts as lost, and the work is done elsewhere', async () => {
+    const { engine } = await rig([{ alter: stuckAt(20) }, {}], { attendTimeoutMs: 60 });
+    await expectAll(engine, given);
+    expect(engine.stats().nodesLost).toBe(1);
+  });
+
+  it('does not hold up an abort', async () => {
+    const { engine } = await rig([{ alter: stuckAt(20) }], { graceMs: 50 });
+    const running = collect(engine.generate(given, { signal: AbortSignal.timeout(60) }));
+    await expect(running).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(engine.stats()).toMatchObject({ usedBlocks: 0, running: 0, nodesLost: 1 });
+  });
+
+  it('is not taken from another call by an abort', async () => {
+    const { engine } = await rig([{ alter: stuckAt(20) }], { graceMs: 50, attendTimeoutMs: 400, waitForNodes: true });
+    const running = collect(engine.generate(given, { signal: AbortSignal.timeout(60) }));
+    const other = expectAll(engine, [requestOf('other', [7], 20)]);
+    await expect(running).rejects.toMatchObject({ code: 'ABORTED' });
+    await other;
+  });
+
+  it('does not hold up close()', async () => {
+    const { engine } = await rig([{ alter: stuckAt(20) }], { graceMs: 50 });
+    const running = collect(engine.generate(given));
+    const ended = expect(running).rejects.toMatchObject({ code: 'ABORTED' });
+    await pause(60);
+    const began = performance.now();
+    await engine.close();
+    await ended;
+    expect(performance.now() - began).toBeLessThan(2000);
+  });
+});

@@ -30,6 +30,8 @@ import { validateRequest } from './validate-request.ts';
 /** Bytes of full logits that one micro-batch may keep on the dense device. */
 const MOST_LOGIT_BYTES = 128 * 2 ** 20;
 const DEFAULT_PREFILL_CHUNK = 512;
+const DEFAULT_ATTEND_TIMEOUT_MS = 120_000;
+const DEFAULT_GRACE_MS = 2_000;
 /** Requests pulled ahead of need, at least. */
 const LEAST_LOOKAHEAD = 32;
 
@@ -51,6 +53,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     ['inFlight', options.inFlight ?? 'auto', MOST_IN_FLIGHT],
     ['prefillChunk', options.prefillChunk ?? 1, 2 ** 31],
     ['contextTokens', options.contextTokens ?? 1, 2 ** 31],
+    ['attendTimeoutMs', options.attendTimeoutMs ?? DEFAULT_ATTEND_TIMEOUT_MS, 2 ** 31 - 1],
+    ['graceMs', options.graceMs ?? DEFAULT_GRACE_MS, 2 ** 31 - 1],
   ] as const) {
     if (value === 'auto' || (Number.isInteger(value) && value >= 1 && value <= most)) continue;
     throw new InputError('INVALID_OPTION', `${name} is ${value}, expected a whole number from 1 to ${most}`);
@@ -65,6 +69,7 @@ export class Engine implements EngineApi {
   readonly #options: EngineOptions;
   readonly #logger: Logger;
   readonly #waitForNodes: boolean;
+  readonly #graceMs: number;
   readonly #modelContext: number;
   readonly #tier: AttentionTier;
   readonly #inFlight: InFlight;
@@ -85,6 +90,7 @@ export class Engine implements EngineApi {
     this.config = options.dense.config;
     this.#logger = options.logger ?? silentLogger;
     this.#waitForNodes = options.waitForNodes ?? false;
+    this.#graceMs = options.graceMs ?? DEFAULT_GRACE_MS;
     this.#modelContext = Math.min(this.config.contextTokens, options.contextTokens ?? Number.POSITIVE_INFINITY);
     this.#inFlight = new InFlight(options.inFlight ?? 'auto');
     this.#queue = new StageQueue({
@@ -98,6 +104,7 @@ export class Engine implements EngineApi {
       kvDtype: options.kvDtype,
       fingerprint: options.fingerprint,
       waitForNodes: this.#waitForNodes,
+      attendTimeoutMs: options.attendTimeoutMs ?? DEFAULT_ATTEND_TIMEOUT_MS,
       logger: this.#logger,
       onJoined: () => this.#running?.runner.schedule(),
       onLost: (node, error) => {
@@ -167,7 +174,7 @@ export class Engine implements EngineApi {
     } finally {
       signal?.removeEventListener('abort', abort);
       this.#endJob(job, null);
-      await Promise.race([job.drained(), this.#dead.promise]);
+      await this.#drained(job);
       this.#jobs.delete(job);
     }
   }
@@ -230,9 +237,25 @@ export class Engine implements EngineApi {
     const { runner } = this.#parts();
     runner.stop();
     // A lost device may never answer.
-    if (!this.#deviceLost) await Promise.race([runner.idle(), this.#options.dense.lost]);
+    if (!this.#deviceLost) {
+      this.#tier.stopConnecting();
+      const idle = Promise.race([runner.idle(), this.#options.dense.lost]);
+      while (!(await endsWithin(idle, this.#graceMs))) this.#tier.loseStalled(this.#graceMs);
+    }
     await this.#tier.close();
     runner.destroy();
+  }
+
+  /**
+   * Waits until nothing of a job is left. A node that holds its step up is given up on, if it is nobody else's; otherwise the step
+   * ends when it ends, and gives its KV back then.
+   */
+  async #drained(job: Job): Promise<void> {
+    const drained = Promise.race([job.drained(), this.#dead.promise]);
+    while (!(await endsWithin(drained, this.#graceMs))) {
+      if ([...this.#jobs].some((other) => other !== job && !other.closed)) return;
+      this.#tier.loseStalled(this.#graceMs);
+    }
   }
 
   #parts(): Parts {
@@ -344,5 +367,17 @@ export class Engine implements EngineApi {
     this.#running?.runner.stop();
     for (const job of this.#jobs) this.#endJob(job, error);
     this.#dead.resolve(error);
+  }
+}
+
+async function endsWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms);
+  });
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
