@@ -2,275 +2,20 @@
  * The attention nodes that an engine has: connected at start, lost at any time, connected again in the background. A node's
  * connection is used by one object from its handshake to its end; a node that came back is a new, empty one.
  */
-import type { AttentionBackend, AttentionSource, AttentionStep, Slot } from '@glinthawk/attention';
+import type { AttentionSource } from '@glinthawk/attention';
 import {
   AbortedError,
   type AttentionGeometry,
-  CapacityError,
   type KvDtype,
   type Logger,
   NodeLostError,
   toError,
 } from '@glinthawk/core';
-import { KvShard, type Placement, SlotTable } from './kv-shard.ts';
+import { NodeConnection } from './node-connection.ts';
 import { NodeSpeed } from './scheduler/placement.ts';
-import type { Sequence } from './sequence.ts';
 
 const FIRST_BACKOFF_MS = 100;
 const LONGEST_BACKOFF_MS = 10_000;
-/** How long a lost backend may take to let go of buffers before they are used again all the same. */
-const LETTING_GO_MS = 5_000;
-
-/** Steps after which a node that had no room for one is trusted with more again. */
-const STEPS_BETWEEN_RAISES = 32;
-
-/** A node has no room for a step or a slot. Its KV stands: with less to hold at once it may go on. */
-export class NodeFullError extends CapacityError {
-  readonly connection: NodeConnection;
-
-  constructor(connection: NodeConnection, cause: CapacityError) {
-    super(cause.code, cause.message, { cause, ...(cause.hint === undefined ? {} : { hint: cause.hint }) });
-    this.connection = connection;
-  }
-}
-
-/**
- * One node while it is connected. A backend that fails in any other way than for lack of room is not trusted any more: its node
- * counts as lost, which costs time and no request.
- */
-export class NodeConnection {
-  readonly index: number;
-  readonly backend: AttentionBackend;
-  readonly shards: readonly KvShard<Sequence>[];
-  readonly speed: NodeSpeed;
-  /** Attends and rows under way. */
-  attends = 0;
-  rows = 0;
-  /** What it takes at once: as it says, or less where it had no room for that. */
-  mostSteps: number;
-  mostStepRows: number;
-  /** It had no room for a step, and none went through since: nothing new goes there. */
-  strained = false;
-  #stepsSinceChange = 0;
-  #mostSlots: number;
-  #busyPerAttendMs = 0;
-  #measured = { busyMs: 0, attends: 0 };
-  #attendsEnded = 0;
-  #kvTokensEnded = 0;
-  readonly #slots = new SlotTable();
-  readonly #onLost: (error: NodeLostError) => void;
-  /** How to reject each attend under way, and when it began; oldest first. */
-  readonly #underWay = new Map<(error: NodeLostError) => void, number>();
-  readonly #attendTimeoutMs: number;
-  #watchdog: ReturnType<typeof setTimeout> | null = null;
-  #loss: NodeLostError | null = null;
-  #closing: Promise<void> | null = null;
-
-  constructor(
-    index: number,
-    backend: AttentionBackend,
-    options: {
-      readonly speed: NodeSpeed;
-      readonly attendTimeoutMs: number;
-      readonly onLost: (error: NodeLostError) => void;
-    },
-  ) {
-    this.index = index;
-    this.backend = backend;
-    this.speed = options.speed;
-    this.#attendTimeoutMs = options.attendTimeoutMs;
-    this.#onLost = options.onLost;
-    this.mostSteps = Math.max(1, backend.limits?.maxSteps ?? Number.POSITIVE_INFINITY);
-    this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
-    this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
-    const { blockTokens, shards } = backend.capacity;
-    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, blockTokens, blocks));
-    backend.lost.then((error) => this.lose(error));
-  }
-
-  get isLost(): boolean {
-    return this.#loss !== null;
-  }
-
-  get residents(): number {
-    return this.shards.reduce((sum, shard) => sum + shard.residents.size, 0);
-  }
-
-  /** Whether it takes another sequence, as far as it isn't a matter of KV blocks. */
-  get admits(): boolean {
-    return this.#slots.taken < this.#mostSlots && !(this.strained && this.residents > 0);
-  }
-
-  /** A step that it had a part in went through. */
-  stepEnded(): void {
-    this.strained = false;
-    if (++this.#stepsSinceChange < STEPS_BETWEEN_RAISES) return;
-    this.#stepsSinceChange = 0;
-    const { maxSteps, maxStepRows } = this.backend.limits ?? unlimited;
-    this.mostSteps = Math.min(Math.max(1, maxSteps), this.mostSteps + 1);
-    this.mostStepRows = Math.min(Math.max(1, maxStepRows), this.mostStepRows * 2);
-  }
-
-  /** It had no room for a step: fewer at once from now on, or fewer rows. */
-  restrict(most: { readonly steps?: number; readonly rows?: number }): void {
-    this.#stepsSinceChange = 0;
-    this.mostSteps = Math.max(1, Math.min(this.mostSteps, most.steps ?? this.mostSteps));
-    this.mostStepRows = Math.max(1, Math.min(this.mostStepRows, most.rows ?? this.mostStepRows));
-  }
-
-  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot, with none open at all */
-  place(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> {
-    const slot = this.#slots.take();
-    try {
-      this.backend.open(slot, shard.index);
-    } catch (error) {
-      this.#slots.giveBack(slot);
-      if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
-      throw this.#failure(error);
-    }
-    return shard.take(sequence, slot, sequence.length);
-  }
-
-  free(slot: Slot): void {
-    this.#slots.giveBack(slot);
-    if (this.#loss === null) this.#guarded(() => this.backend.free(slot));
-  }
-
-  /** @throws NodeFullError */
-  announce(step: AttentionStep): void {
-    if (this.#loss === null) this.#guarded(() => this.backend.announce(step));
-  }
-
-  retire(stepId: number): void {
-    if (this.#loss === null) this.#guarded(() => this.backend.retire(stepId));
-  }
-
-  /** Rejects with NodeLostError or NodeFullError; also when the node is lost and the backend says nothing. */
-  attend(
-    stepId: number,
-    layer: number,
-    work: { readonly rows: number; readonly kvTokens: number },
-    qkv: Float32Array,
-    output: Float32Array,
-  ): Promise<void> {
-    if (this.#loss !== null) return Promise.reject(this.#loss);
-    this.attends++;
-    this.rows += work.rows;
-    return new Promise<void>((resolve, reject) => {
-      const settled = () => {
-        this.#underWay.delete(reject);
-        this.attends--;
-        this.rows -= work.rows;
-      };
-      this.#underWay.set(reject, performance.now());
-      this.#watch();
-      const attended = async () => this.backend.attend(stepId, layer, qkv, output);
-      attended().then(
-        () => {
-          settled();
-          this.#attendsEnded++;
-          this.#kvTokensEnded += work.kvTokens;
-          resolve();
-        },
-        (thrown: unknown) => {
-          settled();
-          reject(this.#failure(thrown));
-        },
-      );
-    });
-  }
-
-  /** Whether it ever did what it is there for. */
-  get wasUsed(): boolean {
-    return this.#attendsEnded > 0;
-  }
-
-  /** Kernel time of an attend, spread over the shards: how long one keeps others waiting. As of the last measure(). */
-  get busyPerAttendMs(): number {
-    return this.#busyPerAttendMs;
-  }
-
-  /** Looks at the node's own account of its time since this was last called. */
-  measure(): void {
-    const { busyMs } = this.backend.stats();
-    const attends = this.#attendsEnded - this.#measured.attends;
-    if (attends === 0) return;
-    const spent = busyMs - this.#measured.busyMs;
-    this.#busyPerAttendMs = spent / attends / this.shards.length;
-    this.speed.add(this.#kvTokensEnded, spent);
-    this.#kvTokensEnded = 0;
-    this.#measured = { busyMs, attends: this.#attendsEnded };
-  }
-
-  /**
-   * The connection isn't used again. What is under way is rejected by the backend, or here as soon as the backend is closed:
-   * not before, as it may still write into the micro-batch's buffers.
-   */
-  lose(error: NodeLostError): void {
-    if (this.#loss !== null) return;
-    this.#loss = error;
-    this.#onLost(error);
-    const rejectAll = () => {
-      clearTimeout(timer);
-      for (const reject of this.#underWay.keys()) reject(error);
-      this.#underWay.clear();
-    };
-    const timer = setTimeout(rejectAll, LETTING_GO_MS);
-    this.close().then(rejectAll, rejectAll);
-  }
-
-  close(): Promise<void> {
-    if (this.#watchdog !== null) clearTimeout(this.#watchdog);
-    this.#closing ??= this.backend.close();
-    return this.#closing;
-  }
-
-  /** Counts as lost when an attend has been under way for so long: a node may answer everything else and still be stuck. */
-  loseIfStalled(afterMs: number): void {
-    const [oldest] = this.#underWay.values();
-    if (oldest === undefined || performance.now() - oldest < afterMs) return;
-    const { name } = this.backend;
-    this.lose(
-      new NodeLostError(name, `${name} hasn't answered an attend for ${Math.round(performance.now() - oldest)} ms`),
-    );
-  }
-
-  /** One timer for all attends: set for the oldest, and again when it fires and others are under way. */
-  #watch(): void {
-    if (this.#watchdog !== null || this.#loss !== null) return;
-    const [oldest] = this.#underWay.values();
-    if (oldest === undefined) return;
-    const dueMs = Math.max(1, oldest + this.#attendTimeoutMs - performance.now());
-    this.#watchdog = setTimeout(() => {
-      this.#watchdog = null;
-      this.loseIfStalled(this.#attendTimeoutMs);
-      this.#watch();
-    }, dueMs);
-  }
-
-  /** What a failure of the backend means here; the node is lost unless it was only full. */
-  #failure(thrown: unknown): NodeLostError | NodeFullError {
-    if (this.#loss !== null) return this.#loss;
-    if (thrown instanceof CapacityError) return new NodeFullError(this, thrown);
-    const { name } = this.backend;
-    const cause = toError(thrown);
-    const loss =
-      cause instanceof NodeLostError ? cause : new NodeLostError(name, `${name} failed: ${cause.message}`, { cause });
-    this.lose(loss);
-    return loss;
-  }
-
-  #guarded(call: () => void): void {
-    try {
-      call();
-    } catch (thrown) {
-      const failure = this.#failure(thrown);
-      if (failure instanceof NodeFullError) throw failure;
-    }
-  }
-}
-
-const unlimited = { maxSteps: Number.POSITIVE_INFINITY, maxStepRows: Number.POSITIVE_INFINITY };
 
 export interface AttentionTierOptions {
   readonly sources: readonly AttentionSource[];
@@ -407,7 +152,7 @@ export class AttentionTier {
     for (const connection of this.connected) connection.loseIfStalled(afterMs);
   }
 
-  /** No node is connected any more. */
+  /** Nodes that are away stay away. */
   stopConnecting(): void {
     this.#abort.abort();
   }

@@ -4,8 +4,8 @@
  */
 import type { StepEntry } from '@glinthawk/attention';
 import type { DenseBatch, DenseStep } from '@glinthawk/dense';
-import type { NodeConnection } from './attention-tier.ts';
 import type { Placement } from './kv-shard.ts';
+import type { NodeConnection } from './node-connection.ts';
 import { inverseTemperature } from './sampler.ts';
 import type { Sequence } from './sequence.ts';
 

@@ -14,10 +14,11 @@ import {
   toError,
 } from '@glinthawk/core';
 import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
-import { type AttentionTier, NodeFullError } from './attention-tier.ts';
+import type { AttentionTier } from './attention-tier.ts';
 import { Breather } from './breather.ts';
 import { Lane, type LaneStep } from './lane.ts';
 import { BusyMeter } from './meters.ts';
+import { NodeFullError } from './node-connection.ts';
 import { uniform } from './rng.ts';
 import { attendAll, type RowWidths } from './router.ts';
 import {

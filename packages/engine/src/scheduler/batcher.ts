@@ -4,9 +4,10 @@
  * the micro-batch concerned; a sequence whose rows are under way is only marked, and handled when its step is settled.
  */
 import { CapacityError, type GlinthawkError, NodeLostError } from '@glinthawk/core';
-import { type AttentionTier, type NodeConnection, NodeFullError } from '../attention-tier.ts';
+import type { AttentionTier } from '../attention-tier.ts';
 import type { KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
+import { type NodeConnection, NodeFullError } from '../node-connection.ts';
 import type { Sequence } from '../sequence.ts';
 import type { InFlight } from './in-flight.ts';
 import { choosePlacement, relativeSpeeds, type ShardState } from './placement.ts';
