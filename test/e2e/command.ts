@@ -23,12 +23,16 @@ export interface Running {
 }
 
 export interface CommandOptions {
+  /** The Node that starts the launcher. */
+  readonly node?: string;
+  /** Standard input isn't ended: more may come. */
+  readonly stdinStaysOpen?: boolean;
   readonly stdin?: string | Uint8Array;
   readonly env?: Readonly<Record<string, string>>;
 }
 
 export function start(args: readonly string[], options: CommandOptions = {}): Running {
-  const child = spawn(process.execPath, [LAUNCHER, ...args], {
+  const child = spawn(options.node ?? process.execPath, [LAUNCHER, ...args], {
     cwd: repositoryRoot,
     env: { ...process.env, NO_COLOR: '1', GLINTHAWK_TOKEN: '', ...options.env },
   });
@@ -51,7 +55,8 @@ export function start(args: readonly string[], options: CommandOptions = {}): Ru
     notify();
   });
   child.stdin.on('error', () => {}); // It may end before it has read everything.
-  child.stdin.end(options.stdin ?? '');
+  child.stdin.write(options.stdin ?? '');
+  if (!options.stdinStaysOpen) child.stdin.end();
   let isOver = false;
   const ended = new Promise<Outcome>((resolve) => {
     child.on('close', (status, signal) => {

@@ -243,13 +243,26 @@ describe('a job that is stopped', { timeout: 300_000 }, () => {
     expect(readdirSync(folder).toSorted()).toEqual(['in.jsonl', 'out.jsonl', 'out.jsonl.journal']);
   });
 
+  it('while it reads standard input stops at the first Ctrl-C', async () => {
+    const folder = temporaryFolder();
+    const running = start([...runArguments('-', join(folder, 'out.jsonl'))], { stdinStaysOpen: true, stdin: 'x' });
+    while (!existsSync(join(folder, 'out.jsonl.lock'))) await sleep(10);
+    await sleep(50);
+    running.child.kill('SIGINT');
+    const { status, stderr } = await running.ended;
+    expect([status, stderr]).toEqual([130, 'stopping (SIGINT); once more to stop at once\n']);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   it('is written by one process at a time', async () => {
     const folder = temporaryFolder();
     const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
     writeFileSync(input, long);
     const first = start(runArguments(input, output));
     await first.saw(/^attention /m);
+    first.child.kill('SIGSTOP'); // It must not be done before the second one loses patience.
     const second = await glinthawk(runArguments(input, output));
+    first.child.kill('SIGCONT');
     expect([second.status, second.stderr]).toEqual([
       2,
       expect.stringContaining(`another process (${first.child.pid}) is writing`),

@@ -23,24 +23,40 @@ function newerNode() {
 
 function runAgain(binary) {
   const child = spawn(binary, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
-    stdio: 'inherit',
+    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     env: { ...process.env, GLINTHAWK_RESTARTED: '1' },
   });
-  // A terminal sends Ctrl-C to both; the child decides what it means. A signal sent to this process alone is passed on.
-  process.on('SIGINT', () => {});
-  process.on('SIGTERM', () => child.kill('SIGTERM'));
+  // As messages: of Ctrl-C a terminal tells both processes, and the child must not take that for two.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.on(signal, () => {
+      if (child.connected) child.send({ signal }, () => {});
+    });
+  }
   child.on('error', (error) => {
     console.error(`error: ${binary} can't be started: ${error.message}`);
     process.exit(1);
   });
   child.on('exit', (code, signal) => {
     if (signal === null) process.exit(code);
+    if (signal === 'SIGKILL') process.exit(137);
     process.removeAllListeners(signal);
     process.kill(process.pid, signal);
   });
 }
 
+/** In the process that runAgain starts. */
+function followLauncher() {
+  // However the launcher ended, nobody waits for this process any more: it goes as the launcher went.
+  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
+  process.on('message', ({ signal }) => {
+    // A verb that listens to signals listens to this message too.
+    if (process.listenerCount(signal) === 0) process.kill(process.pid, signal);
+  });
+  process.channel.unref();
+}
+
 if (Number.parseInt(process.versions.node, 10) >= WANTED) {
+  if (process.env.GLINTHAWK_RESTARTED && process.connected) followLauncher();
   const { main } = await import(existsSync(source) ? '../src/main.ts' : '../dist/main.js');
   await main(process.argv.slice(2));
 } else {

@@ -157,7 +157,7 @@ async function prepareJob(
 ): Promise<PreparedJob | number> {
   const { screen } = context;
   opened.add(await acquireLock(`${flags.output}.lock`), (lock) => lock.release());
-  const input = opened.add(await openInputFile(flags.input), (file) => file.close());
+  const input = opened.add(await openInputFile(flags.input, { signal }), (file) => file.close());
   const model = opened.add(await openModel(flags.model, { logger: screen.logger(flags.debug ?? false) }), (it) =>
     it.close(),
   );

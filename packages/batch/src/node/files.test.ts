@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { gzipSync } from 'node:zlib';
-import { GlinthawkError } from '@glinthawk/core';
+import { AbortedError, GlinthawkError } from '@glinthawk/core';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { LineError } from '../line-error.ts';
-import { openInputFile } from './input-file.ts';
+import { type InputFileOptions, openInputFile } from './input-file.ts';
 import { acquireLock } from './lock.ts';
 
 let folder = '';
@@ -21,8 +21,8 @@ afterEach(() => {
 
 const text = '{"prompt":"a"}\n\n{"prompt":"é"}\n';
 
-async function read(path: string, stdin?: Readable): Promise<{ lines: unknown[]; sha256: string }> {
-  const input = await openInputFile(path, stdin);
+async function read(path: string, options?: InputFileOptions): Promise<{ lines: unknown[]; sha256: string }> {
+  const input = await openInputFile(path, options);
   try {
     const sha256 = await input.sha256();
     const lines: unknown[] = [];
@@ -52,8 +52,8 @@ describe('an input', () => {
     const fromFile = await read(plain);
     expect(fromFile.lines).toEqual(expected);
     expect((await read(zipped)).lines).toEqual(expected);
-    expect(await read('-', Readable.from([Buffer.from(text)]))).toEqual(fromFile);
-    expect((await read('-', Readable.from([gzipSync(text)]))).lines).toEqual(expected);
+    expect(await read('-', { stdin: Readable.from([Buffer.from(text)]) })).toEqual(fromFile);
+    expect((await read('-', { stdin: Readable.from([gzipSync(text)]) })).lines).toEqual(expected);
   });
 
   it('is refused with what is wrong', async () => {
@@ -62,6 +62,13 @@ describe('an input', () => {
     const cut = join(folder, 'cut.gz');
     writeFileSync(cut, gzipSync(text.repeat(1000)).subarray(0, 60));
     await expect(read(cut)).rejects.toThrow(/is damaged gzip: /);
+  });
+
+  it('may be given up while it is still coming', async () => {
+    const abort = new AbortController();
+    const coming = openInputFile('-', { stdin: new Readable({ read: () => {} }), signal: abort.signal });
+    setTimeout(() => abort.abort(new AbortedError('stopped')), 20);
+    await expect(coming).rejects.toThrow(AbortedError);
   });
 
   it('may not change while it is read', async () => {
@@ -82,9 +89,10 @@ describe('a lock', () => {
   it('is held by one at a time, and leaves nothing behind', async () => {
     const path = join(folder, 'out.lock');
     const first = await acquireLock(path);
-    await expect(acquireLock(path)).rejects.toThrow(`another process (${process.pid}) is writing this output`);
-    await first.release();
-    await (await acquireLock(path)).release();
+    await expect(acquireLock(path, 0)).rejects.toThrow(`another process (${process.pid}) is writing this output`);
+    const patient = acquireLock(path);
+    setTimeout(() => first.release(), 30);
+    await (await patient).release();
     expect(readdirSync(folder)).toEqual([]);
   });
 
@@ -102,13 +110,13 @@ describe('a lock', () => {
       await (await acquireLock(path)).release();
     }
     writeFileSync(path, JSON.stringify({ ...holder, host: 'elsewhere' }));
-    await expect(acquireLock(path)).rejects.toThrow(/on elsewhere\) is writing this output/);
+    await expect(acquireLock(path, 0)).rejects.toThrow(/on elsewhere\) is writing this output/);
   });
 
   it('goes to exactly one of many who find it stale', async () => {
     const path = join(folder, 'out.lock');
     writeFileSync(path, '{}');
-    const taken = await Promise.allSettled(Array.from({ length: 8 }, () => acquireLock(path)));
+    const taken = await Promise.allSettled(Array.from({ length: 8 }, () => acquireLock(path, 0)));
     expect(taken.filter(({ status }) => status === 'fulfilled').length).toBe(1);
     for (const outcome of taken) {
       if (outcome.status === 'rejected') expect(outcome.reason).toBeInstanceOf(GlinthawkError);

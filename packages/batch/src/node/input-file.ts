@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
-import { InputError, toError } from '@glinthawk/core';
+import { AbortedError, InputError, toError } from '@glinthawk/core';
 import { type InputLine, splitLines } from '../line-splitter.ts';
 
 const READ_BYTES = 1 << 18;
@@ -25,9 +25,20 @@ export interface InputFile {
   close(): Promise<void>;
 }
 
-/** @param path a file, or `-` for `stdin` @throws InputError when there is none, or it isn't a file */
-export async function openInputFile(path: string, stdin: Readable = process.stdin): Promise<InputFile> {
-  if (path === '-') return spooled(stdin, 'standard input');
+export interface InputFileOptions {
+  /** What `-` is. */
+  readonly stdin?: Readable;
+  /** Ends the wait for what standard input or a pipe still has to give. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * @param path a file, or `-` for standard input
+ * @throws InputError when there is none, or it isn't a file; AbortedError
+ */
+export async function openInputFile(path: string, options: InputFileOptions = {}): Promise<InputFile> {
+  const { stdin = process.stdin, signal } = options;
+  if (path === '-') return spooled(stdin, 'standard input', signal);
   const handle = await openToRead(path);
   const stat = await handle.stat();
   if (stat.isDirectory()) {
@@ -36,7 +47,7 @@ export async function openInputFile(path: string, stdin: Readable = process.stdi
   }
   if (stat.isFile()) return new OpenInput(path, handle, async () => {});
   const stream = handle.createReadStream({ autoClose: true });
-  return spooled(stream, path);
+  return spooled(stream, path, signal);
 }
 
 async function openToRead(path: string): Promise<FileHandle> {
@@ -49,12 +60,12 @@ async function openToRead(path: string): Promise<FileHandle> {
   }
 }
 
-async function spooled(stream: Readable, name: string): Promise<InputFile> {
+async function spooled(stream: Readable, name: string, signal?: AbortSignal): Promise<InputFile> {
   const folder = await mkdtemp(join(tmpdir(), 'glinthawk-'));
   const path = join(folder, 'input');
   const remove = () => rm(folder, { recursive: true, force: true });
   try {
-    await pipeline(stream, createWriteStream(path, { mode: 0o600 }));
+    await pipeline(stream, createWriteStream(path, { mode: 0o600 }), signal === undefined ? {} : { signal });
     const handle = await open(path, 'r');
     if (process.platform === 'win32') return new OpenInput(name, handle, remove);
     // The open file lives on without a name, and goes with the process however that ends.
@@ -62,6 +73,7 @@ async function spooled(stream: Readable, name: string): Promise<InputFile> {
     return new OpenInput(name, handle, async () => {});
   } catch (cause) {
     await remove();
+    if (signal?.aborted) throw signal.reason instanceof AbortedError ? signal.reason : new AbortedError();
     throw new InputError('INPUT_UNREADABLE', `${name} can't be read: ${toError(cause).message}`, { cause });
   }
 }

@@ -9,6 +9,8 @@ import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { GlinthawkError, InputError, toError } from '@glinthawk/core';
 
+const FULL_DISK: ReadonlySet<string | undefined> = new Set(['ENOSPC', 'EDQUOT']);
+
 interface Holder {
   readonly pid: number;
   readonly host: string;
@@ -22,10 +24,17 @@ export interface Lock {
 }
 
 const ATTEMPTS = 5;
+/** How long a holder that was just stopped may take to be gone. */
+const PATIENCE_MS = 2_000;
+const RETRY_MS = 50;
 const held = new Set<string>();
 
-/** @throws InputError when a living process holds it */
-export async function acquireLock(path: string): Promise<Lock> {
+/**
+ * @param patienceMs how long to wait for a living holder before it is refused
+ * @throws InputError when a living process holds it
+ */
+export async function acquireLock(path: string, patienceMs = PATIENCE_MS): Promise<Lock> {
+  const refuseAtMs = performance.now() + patienceMs;
   const nonce = randomUUID();
   const mine: Holder = { pid: process.pid, host: hostname(), began: processStart(process.pid), nonce };
   const draft = `${path}.${nonce}`;
@@ -35,10 +44,17 @@ export async function acquireLock(path: string): Promise<Lock> {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') {
       throw new InputError('FOLDER_MISSING', `there is no folder ${dirname(path)}`, { cause, hint: 'make it first' });
     }
+    if (FULL_DISK.has((cause as NodeJS.ErrnoException).code)) {
+      await rm(draft, { force: true });
+      throw new GlinthawkError('DISK_FULL', `no space left to write the lock ${path}`, {
+        cause,
+        hint: 'free some space and run the same command again',
+      });
+    }
     throw new InputError('NOT_WRITABLE', `the lock ${path} can't be written: ${toError(cause).message}`, { cause });
   }
   try {
-    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    for (let attempt = 0; attempt < ATTEMPTS; ) {
       if (await appears(draft, path)) {
         held.add(nonce);
         return {
@@ -47,7 +63,10 @@ export async function acquireLock(path: string): Promise<Lock> {
           },
         };
       }
-      await removeStale(path, nonce);
+      const holder = await removeStale(path, nonce);
+      if (holder === null) attempt++;
+      else if (performance.now() < refuseAtMs) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      else throw locked(path, holder);
     }
   } finally {
     await rm(draft, { force: true });
@@ -73,20 +92,21 @@ async function appears(draft: string, path: string): Promise<boolean> {
   }
 }
 
-async function removeStale(path: string, nonce: string): Promise<void> {
+function locked(path: string, holder: Holder): InputError {
+  const where = holder.host === hostname() ? '' : ` on ${holder.host}`;
+  return new InputError(
+    'OUTPUT_LOCKED',
+    `another process (${holder.pid}${where}) is writing this output; its lock is ${path}`,
+    { hint: 'wait for it, stop it, or remove the lock if you are sure that it is gone' },
+  );
+}
+
+/** @returns the holder when it lives */
+async function removeStale(path: string, nonce: string): Promise<Holder | null> {
   const seen = await readFile(path, 'utf8').catch(() => null);
-  if (seen === null) return;
+  if (seen === null) return null;
   const holder = parseHolder(seen);
-  if (holder !== null && isAlive(holder)) {
-    const where = holder.host === hostname() ? '' : ` on ${holder.host}`;
-    throw new InputError(
-      'OUTPUT_LOCKED',
-      `another process (${holder.pid}${where}) is writing this output; its lock is ${path}`,
-      {
-        hint: 'wait for it, stop it, or remove the lock if you are sure that it is gone',
-      },
-    );
-  }
+  if (holder !== null && isAlive(holder)) return holder;
   // Moved before it is judged again: a lock that somebody took in the meantime is put back.
   const aside = `${path}.${nonce}.stale`;
   try {
@@ -96,6 +116,7 @@ async function removeStale(path: string, nonce: string): Promise<void> {
     // Somebody else removed it first.
   }
   await rm(aside, { force: true });
+  return null;
 }
 
 function parseHolder(text: string): Holder | null {
