@@ -15,12 +15,19 @@ export function isObject(value: unknown): value is JsonObject {
 /** A value as an error message quotes it: JSON, cut short. */
 export function quote(value: unknown): string {
   if (value === undefined) return 'nothing';
+  // JSON has no infinity: the text had a number that is too large for a double, as 1e999.
+  if (value === Number.POSITIVE_INFINITY) return 'a number too large (infinity)';
+  if (value === Number.NEGATIVE_INFINITY) return 'a number too large (minus infinity)';
   let text: string;
   try {
     text = JSON.stringify(value);
   } catch {
     return 'a value nested too deeply to show';
   }
+  return shortened(text);
+}
+
+export function shortened(text: string): string {
   return text.length <= QUOTED_CHARACTERS ? text : `${text.slice(0, QUOTED_CHARACTERS - 1)}…`;
 }
 

@@ -125,7 +125,7 @@ const REFUSED: readonly (readonly [string, string])[] = [
   [completion('"prompt":"x","seed":"1"'), 'line 12: body.seed must be an integer of at most 64 bits, found "1"'],
   [
     completion('"prompt":"x","seed":18446744073709551616'),
-    'line 12: body.seed must be an integer of at most 64 bits, found 18446744073709552000',
+    'line 12: body.seed must be an integer of at most 64 bits, found 18446744073709551616',
   ],
   [
     completion('"prompt":"x","stop":["a","b","c","d","e"]'),
@@ -351,6 +351,39 @@ describe('whatever a line holds', () => {
       fc.property(fc.oneof(line, body), (value) => onlyLineErrors(JSON.stringify(value))),
       { numRuns: 3000 },
     );
+  });
+
+  it('says what a parser would have decided silently', () => {
+    const message = (text: string) => {
+      try {
+        parse(text);
+        return 'accepted';
+      } catch (thrown) {
+        return thrown instanceof LineError ? [thrown.detail, thrown.customId] : String(thrown);
+      }
+    };
+    expect(message(completion('"prompt":"x","seed":1,"seed":2'))).toEqual([
+      'has the key "seed" twice in one object',
+      'a',
+    ]);
+    expect(message('{"custom_id":"a","custom_id":"b","prompt":"x"}')).toEqual([
+      'has the key "custom_id" twice in one object',
+      null,
+    ]);
+    expect(message(completion('"prompt":"x","logit_bias":{"1":5,"01":6}'))[0]).toContain('found "01"');
+    expect(message(completion('"prompt":"x","temperature":1e999'))[0]).toBe(
+      'body.temperature must be a number between 0 and 2, found a number too large (infinity)',
+    );
+    for (const seed of ['18446744073709551617', '-9223372036854775809', '1e20', '1.5', '1e999']) {
+      expect(message(completion(`"prompt":"x","seed":${seed}`))[0]).toBe(
+        `body.seed must be an integer of at most 64 bits, found ${seed}`,
+      );
+    }
+    const deep = '['.repeat(50_000) + ']'.repeat(50_000);
+    expect(message(completion(`"prompt":"x","seed":9007199254740993,"metadata":${deep}`))).toEqual([
+      'nests deeper than 256 levels',
+      'a',
+    ]);
   });
 
   it('survives nesting deeper than the stack', () => {

@@ -14,8 +14,9 @@ import {
   MAX_STOP_TOKEN_IDS,
   MAX_TOP_LOGPROBS,
 } from './batch-request.ts';
-import { Fields, isObject, type JsonObject, nearest, quote } from './fields.ts';
+import { Fields, isObject, type JsonObject, nearest, quote, shortened } from './fields.ts';
 import { LineError } from './line-error.ts';
+import { findJsonFlaw, MAX_JSON_DEPTH } from './scan-json.ts';
 
 const BATCH_FIELDS = new Set(['custom_id', 'method', 'url', 'body']);
 const URLS: ReadonlyMap<string, AnswerKind> = new Map([
@@ -82,6 +83,7 @@ export interface ParseOptions {
 /** @throws LineError and nothing else, whatever the text */
 export function parseRequest(text: string, line: number, options: ParseOptions): BatchRequest {
   const value = parseJson(text, line);
+  refuseFlaws(text, line, value);
   if (!isObject(value)) {
     throw new LineError(line, 'invalid_request', `expected a JSON object, found ${quote(value)}`);
   }
@@ -95,6 +97,28 @@ function parseJson(text: string, line: number): unknown {
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new LineError(line, 'invalid_json', `is not valid JSON: ${reason}`, { cause });
+  }
+}
+
+/** What a parser would silently decide for the user. */
+function refuseFlaws(text: string, line: number, value: unknown): void {
+  const flaw = findJsonFlaw(text);
+  if (flaw === null) return;
+  if (flaw.type === 'depth') {
+    throw new LineError(line, 'invalid_request', `nests deeper than ${MAX_JSON_DEPTH} levels`, {
+      customId: soundCustomId(value, line),
+    });
+  }
+  const detail = `has the key ${quote(flaw.key)} twice in one object`;
+  const customId = flaw.key === 'custom_id' ? null : soundCustomId(value, line);
+  throw new LineError(line, 'invalid_request', detail, { param: flaw.key, customId });
+}
+
+function soundCustomId(value: unknown, line: number): string | null {
+  try {
+    return isObject(value) ? readCustomId(new Fields(line, value, '')) : null;
+  } catch {
+    return null;
   }
 }
 
@@ -293,9 +317,13 @@ function readSeed(fields: Fields, text: string): bigint | null {
   const value = fields.get('seed');
   if (value === undefined) return null;
   const expected = 'an integer of at most 64 bits';
-  if (typeof value !== 'number' || !Number.isInteger(value)) return fields.mismatch('seed', expected);
-  const exact = Number.isSafeInteger(value) ? BigInt(value) : exactSeed(text, fields.pathOf('seed').split('.'));
-  if (exact === null || exact < -(2n ** 63n) || exact >= 2n ** 64n) return fields.mismatch('seed', expected);
+  if (typeof value !== 'number') return fields.mismatch('seed', expected);
+  if (Number.isSafeInteger(value)) return BigInt.asUintN(64, BigInt(value));
+  const digits = seedSource(text, fields.pathOf('seed').split('.'));
+  const exact = /^-?\d{1,20}$/.test(digits) ? BigInt(digits) : null;
+  if (exact === null || exact < -(2n ** 63n) || exact >= 2n ** 64n) {
+    return fields.fail('seed', `must be ${expected}, found ${shortened(digits)}`);
+  }
   return BigInt.asUintN(64, exact);
 }
 
@@ -306,20 +334,12 @@ interface SourceReviver {
   ): unknown;
 }
 
-/** The seed's own digits: a double would have rounded them. */
-function exactSeed(text: string, path: readonly string[]): bigint | null {
-  let value: unknown;
-  try {
-    value = (JSON as SourceReviver).parse(text, (key, parsed, { source }) =>
-      key === 'seed' && typeof parsed === 'number' && source !== undefined && /^-?\d{1,20}$/.test(source)
-        ? BigInt(source)
-        : parsed,
-    );
-  } catch {
-    return null; // A reviver recurses: a hostile line may nest deeper than the stack.
-  }
-  const seed = path.reduce<unknown>((object, name) => (isObject(object) ? object[name] : undefined), value);
-  return typeof seed === 'bigint' ? seed : null;
+/** A number's own digits: a double would have rounded them. */
+function seedSource(text: string, path: readonly string[]): string {
+  const value = (JSON as SourceReviver).parse(text, (key, parsed, { source }) =>
+    key === 'seed' && typeof parsed === 'number' ? source : parsed,
+  );
+  return String(path.reduce<unknown>((object, name) => (isObject(object) ? object[name] : undefined), value));
 }
 
 function readLogitBias(fields: Fields, vocabSize: number): ReadonlyMap<number, number> {
@@ -328,7 +348,8 @@ function readLogitBias(fields: Fields, vocabSize: number): ReadonlyMap<number, n
   if (value === undefined) return biases;
   if (!isObject(value)) return fields.mismatch('logit_bias', 'an object from token ids to numbers');
   for (const [key, bias] of Object.entries(value)) {
-    const id = /^\d{1,10}$/.test(key) ? Number(key) : -1;
+    // Written in one way only, so that no id stands there twice.
+    const id = /^(0|[1-9]\d{0,9})$/.test(key) ? Number(key) : -1;
     if (id < 0 || id >= vocabSize) {
       return fields.fail('logit_bias', `must have token ids from 0 to ${vocabSize - 1} as keys, found ${quote(key)}`);
     }

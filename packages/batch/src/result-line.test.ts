@@ -92,6 +92,10 @@ describe('a result line', () => {
       ],
       text_offset: [0, 1, 1],
     });
+    const sampled = { ...choice, logprobs: [{ tokenId: 98, logprob: -7, top: [{ tokenId: 97, logprob: -1 }] }] };
+    expect(answer('{"prompt":"x","logprobs":1}', [sampled]).response.body.choices[0].logprobs.top_logprobs).toEqual([
+      { a: -1, b: -7 },
+    ]);
     const bare = { ...choice, logprobs: logprobs.map((token) => ({ ...token, top: [] })) };
     expect(answer('{"prompt":"x","logprobs":0}', [bare]).response.body.choices[0].logprobs.top_logprobs).toBeNull();
   });

@@ -3,7 +3,7 @@
  * input's hash and the line number, so that a job run again writes the same ones.
  */
 import { type GlinthawkError, InputError, type Tokenizer } from '@glinthawk/core';
-import type { FinishReason, TokenLogprobs } from '@glinthawk/engine';
+import type { FinishReason, Logprob, TokenLogprobs } from '@glinthawk/engine';
 import { LineError } from './line-error.ts';
 import type { PreparedRequest } from './prepare-request.ts';
 import { type TokenText, tokenTexts } from './token-text.ts';
@@ -118,15 +118,20 @@ function completionLogprobs(tokens: readonly TokenLogprobs[], texts: TokenText) 
     tokens: tokens.map(({ tokenId }) => texts.key(tokenId)),
     token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
     top_logprobs: tokens.some(({ top }) => top.length > 0)
-      ? tokens.map(({ top }) =>
-          Object.fromEntries(top.map(({ tokenId, logprob }) => [texts.key(tokenId), finite(logprob)])),
+      ? tokens.map((token) =>
+          Object.fromEntries(withChosen(token).map(({ tokenId, logprob }) => [texts.key(tokenId), finite(logprob)])),
         )
       : null,
     text_offset: offsets,
   };
 }
 
-/** JSON has no infinity; a token that a bias of -100 or a filter made impossible reads -9999, as at OpenAI and vLLM. */
+/** In completions, not in chat, the chosen token stands among the most probable ones even where it is none of them. */
+function withChosen(token: TokenLogprobs): readonly Logprob[] {
+  return token.top.some(({ tokenId }) => tokenId === token.tokenId) ? token.top : [...token.top, token];
+}
+
+/** JSON has no infinity, should a model ever give a token no probability at all: -9999, as at vLLM. */
 function finite(logprob: number): number {
   return Math.max(logprob, -9999);
 }

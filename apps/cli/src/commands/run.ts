@@ -249,7 +249,7 @@ async function validate(
 function refuse(flags: RunFlags, { screen, printJson }: RunContext, input: InputFile, summary: InputSummary): number {
   const { invalid, requests, errors } = summary;
   screen.important(
-    `error: ${count(invalid)} of ${plural(requests, 'line')} of ${input.name} are invalid; nothing was run`,
+    `error: ${count(invalid)} of ${plural(requests, 'line')} of ${input.name} ${invalid === 1 ? 'is' : 'are'} invalid; nothing was run`,
   );
   for (const error of errors) screen.important(`  ${error.message}`);
   if (invalid > errors.length) screen.important(`  and ${count(invalid - errors.length)} more`);
