@@ -27,6 +27,8 @@ export interface CommandOptions {
   readonly node?: string;
   /** Standard input isn't ended: more may come. */
   readonly stdinStaysOpen?: boolean;
+  /** A file to write to rather than what `stdout` collects. */
+  readonly stdout?: number;
   readonly stdin?: string | Uint8Array;
   readonly env?: Readonly<Record<string, string>>;
 }
@@ -35,6 +37,7 @@ export function start(args: readonly string[], options: CommandOptions = {}): Ru
   const child = spawn(options.node ?? process.execPath, [LAUNCHER, ...args], {
     cwd: repositoryRoot,
     env: { ...process.env, NO_COLOR: '1', GLINTHAWK_TOKEN: '', ...options.env },
+    stdio: ['pipe', options.stdout ?? 'pipe', 'pipe'],
   });
   // A test that fails half-way leaves no node behind.
   onTestFinished(() => {
@@ -46,17 +49,17 @@ export function start(args: readonly string[], options: CommandOptions = {}): Ru
   const notify = () => {
     for (const watcher of watchers) watcher();
   };
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
     notify();
   });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
     notify();
   });
-  child.stdin.on('error', () => {}); // It may end before it has read everything.
-  child.stdin.write(options.stdin ?? '');
-  if (!options.stdinStaysOpen) child.stdin.end();
+  child.stdin?.on('error', () => {}); // It may end before it has read everything.
+  child.stdin?.write(options.stdin ?? '');
+  if (!options.stdinStaysOpen) child.stdin?.end();
   let isOver = false;
   const ended = new Promise<Outcome>((resolve) => {
     child.on('close', (status, signal) => {

@@ -1,5 +1,5 @@
 /** What a user sees when the command line or the input is wrong, and what help says. */
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { exampleModel } from '../models.ts';
@@ -21,6 +21,21 @@ describe('a wrong command line', () => {
       'a node beyond this machine without a token',
       ['attention', '--listen', '0.0.0.0:0'],
       'without a token would let anybody',
+    ],
+    ['more workers than a machine bears', ['run', '--attention', 'local:99999'], 'workers on this machine'],
+    ['too many workers of a node', ['attention', '--workers', '99999'], 'workers on this machine'],
+    ['a fingerprint that is none', ['attention', '--fingerprint', 'zz'], 'expected 64 hexadecimal digits'],
+    ['an origin that is none', ['attention', '--origin', 'x'], "expected a page's origin"],
+    ['a node without memory', ['attention', '--memory', '1'], 'expected at least 1MiB'],
+    [
+      'a key that is none',
+      ['attention', '--listen', '127.0.0.1:0', '--tls-cert', 'package.json', '--tls-key', 'package.json'],
+      'error: package.json and package.json are not a certificate and its private key in PEM',
+    ],
+    [
+      'a bad address beside a good place',
+      [...runArguments('none.jsonl', '/tmp/none.out'), '--attention', 'local,tcp://u@host:1'],
+      'is no attention node: a token does not belong into the address',
     ],
     ['a node’s address that is none', ['attention', '--listen', 'a:b:c'], 'expected HOST:PORT'],
     ['no verb', [], 'Usage: glinthawk'],
@@ -54,6 +69,32 @@ describe('a wrong command line', () => {
     const itself = await glinthawk(runArguments(join(folder, 'in.jsonl'), join(folder, 'in.jsonl')));
     expect([itself.status, itself.stderr]).toEqual([2, 'error: --input and --output are the same file\n']);
     expect(readdirSync(folder)).toEqual(['in.jsonl']);
+  });
+
+  it('is told where certificates or standard output are at fault', async () => {
+    const folder = temporaryFolder();
+    const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
+    writeFileSync(input, '{"prompt":"x"}');
+    const tls = ['--attention', 'tls://127.0.0.1:9', '--tls-ca', input];
+    const garbage = await glinthawk([...runArguments(input, output), ...tls]);
+    expect([garbage.status, garbage.stderr]).toEqual([2, expect.stringContaining('holds no certificate in PEM')]);
+    if (!existsSync('/dev/full')) return;
+    const full = openSync('/dev/full', 'w');
+    const { status, stderr } = await glinthawk(['version'], { stdout: full });
+    closeSync(full);
+    expect([status, stderr]).toEqual([1, expect.stringMatching(/^error: standard output can't be written: ENOSPC/)]);
+  });
+
+  it('is told nothing by GPU drivers where none is used', async () => {
+    const folder = temporaryFolder();
+    const [input, output] = [join(folder, 'in.jsonl'), join(folder, 'out.jsonl')];
+    writeFileSync(input, '{"prompt":"x","max_tokens":1}');
+    const { status, stdout, stderr } = await glinthawk([
+      ...[...runArguments(input, output), '--dense', 'auto', '--json', '--quiet'],
+    ]);
+    expect([status, JSON.parse(stdout).status]).toEqual([0, 'complete']);
+    const { dense } = JSON.parse((await glinthawk(['doctor', '--json'])).stdout);
+    if (dense.kind === 'wasm') expect(stderr).toBe('');
   });
 
   it('shows a stack with --debug only', async () => {

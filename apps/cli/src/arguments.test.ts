@@ -1,6 +1,17 @@
 import { InvalidArgumentError } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { attentionPlaces, byteSize, listenAddress, positiveIntegerOrAuto, shellQuote } from './arguments.ts';
+import {
+  attentionPlaces,
+  byteSize,
+  fingerprintHex,
+  listenAddress,
+  MOST_WORKERS,
+  nodeMemory,
+  pageOrigin,
+  positiveIntegerOrAuto,
+  shellQuote,
+  workerCount,
+} from './arguments.ts';
 
 describe('flag values', () => {
   it('read sizes', () => {
@@ -26,6 +37,24 @@ describe('flag values', () => {
     expect(attentionPlaces('local')).toEqual([{ type: 'local', workers: null }]);
     for (const bad of ['', 'local:0', 'local,local', 'http://a', 'tcp://a,']) {
       expect(() => attentionPlaces(bad)).toThrow(InvalidArgumentError);
+    }
+  });
+
+  it('bound workers', () => {
+    expect(workerCount(String(MOST_WORKERS))).toBe(MOST_WORKERS);
+    const message = `expected at most ${MOST_WORKERS} workers on this machine.`;
+    expect(() => workerCount(String(MOST_WORKERS + 1))).toThrow(message);
+    expect(() => attentionPlaces('local:99999')).toThrow(message);
+  });
+
+  it('read what a node needs', () => {
+    expect(nodeMemory('1MiB')).toBe(2 ** 20);
+    expect(() => nodeMemory('1')).toThrow('at least 1MiB');
+    expect(fingerprintHex('AB'.repeat(32))).toBe('ab'.repeat(32));
+    for (const bad of ['zz', '', 'ab', 'g'.repeat(64)]) expect(() => fingerprintHex(bad)).toThrow(InvalidArgumentError);
+    expect(pageOrigin('*', pageOrigin('http://localhost:8080', undefined))).toEqual(['http://localhost:8080', '*']);
+    for (const bad of ['x', 'https://a/', 'https://a/b', 'null', 'ftp://a', 'https://A']) {
+      expect(() => pageOrigin(bad, undefined)).toThrow(InvalidArgumentError);
     }
   });
 

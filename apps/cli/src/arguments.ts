@@ -1,4 +1,5 @@
 /** Flag values: each parser takes the text that was typed, and complains in commander's way. */
+import { availableParallelism } from 'node:os';
 import { InvalidArgumentError } from 'commander';
 
 const UNITS: Readonly<Record<string, number>> = {
@@ -35,6 +36,42 @@ export function positiveInteger(text: string): number {
   return value;
 }
 
+/** Each worker is a thread with memory of its own: far more of them than cores only exhaust the machine. */
+export const MOST_WORKERS = Math.max(64, 4 * availableParallelism());
+
+export function workerCount(text: string): number {
+  const value = positiveInteger(text);
+  if (value > MOST_WORKERS) throw new InvalidArgumentError(`expected at most ${MOST_WORKERS} workers on this machine.`);
+  return value;
+}
+
+/** Below it no model has room for a prompt. */
+const LEAST_NODE_BYTES = 2 ** 20;
+
+export function nodeMemory(text: string): number {
+  const size = byteSize(text);
+  if (size < LEAST_NODE_BYTES) throw new InvalidArgumentError('expected at least 1MiB.');
+  return size;
+}
+
+/** As models inspect prints it: SHA-256. */
+export function fingerprintHex(text: string): string {
+  if (!/^[0-9a-f]{64}$/i.test(text)) {
+    throw new InvalidArgumentError('expected 64 hexadecimal digits, as glinthawk models inspect prints them.');
+  }
+  return text.toLowerCase();
+}
+
+/** `https://example.org`, `http://localhost:8080`, `*`; several add up. */
+export function pageOrigin(text: string, earlier: readonly string[] | undefined): readonly string[] {
+  const isOrigin =
+    text === '*' || (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol) && new URL(text).origin === text);
+  if (!isOrigin) {
+    throw new InvalidArgumentError("expected a page's origin as browsers send it, like https://example.org, or *.");
+  }
+  return [...(earlier ?? []), text];
+}
+
 export function positiveIntegerOrAuto(text: string): number | 'auto' {
   if (text === 'auto') return 'auto';
   try {
@@ -69,7 +106,7 @@ export function attentionPlaces(text: string): readonly AttentionPlace[] {
     const place = item.trim();
     const local = /^local(?::(\d+))?$/.exec(place);
     if (local !== null) {
-      return { type: 'local', workers: local[1] === undefined ? null : positiveInteger(local[1]) };
+      return { type: 'local', workers: local[1] === undefined ? null : workerCount(local[1]) };
     }
     if (/^(tcp|tls|ws|wss):\/\//.test(place)) return { type: 'remote', url: place };
     throw new InvalidArgumentError(

@@ -1,6 +1,6 @@
 /** The `glinthawk` command: reads the command line, runs a verb, turns what happens into an exit status. */
 import { readFileSync } from 'node:fs';
-import { toError } from '@glinthawk/core';
+import { GlinthawkError, toError } from '@glinthawk/core';
 import { type Command, CommanderError } from 'commander';
 import { describeFailure, EXIT, exitCode } from './failure.ts';
 import { createProgram } from './program.ts';
@@ -12,12 +12,12 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 
 /** @param argv what was typed after `glinthawk` */
 export async function main(argv: readonly string[]): Promise<void> {
-  // A reader that went away (`| head`) is no reason to lose a job.
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error;
-    });
-  }
+  // A reader that went away (`| head`), or a log that can't grow, is no reason to lose a job; an answer that can't be given is.
+  process.stderr.on('error', () => {});
+  process.stdout.on('error', (cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'EPIPE') return;
+    throw new GlinthawkError('STDOUT', `standard output can't be written: ${cause.message}`, { cause });
+  });
   const debug = argv.includes('--debug');
   const fail = (thrown: unknown) => {
     const code = exitCode(toError(thrown));
@@ -34,6 +34,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     status = fail(thrown);
   }
   await Promise.all([flushed(process.stdout), flushed(process.stderr)]);
+  await new Promise((resolve) => setImmediate(resolve)); // What went wrong with the last write is told after it.
   process.exit(status);
 }
 

@@ -1,6 +1,16 @@
 /** The command line: verbs, flags, their help and examples. What they do is in commands/. */
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { attentionPlaces, byteSize, listenAddress, positiveInteger, positiveIntegerOrAuto } from './arguments.ts';
+import {
+  attentionPlaces,
+  byteSize,
+  fingerprintHex,
+  listenAddress,
+  nodeMemory,
+  pageOrigin,
+  positiveInteger,
+  positiveIntegerOrAuto,
+  workerCount,
+} from './arguments.ts';
 import type { AttentionCommandFlags } from './commands/attention.ts';
 import type { DoctorFlags } from './commands/doctor.ts';
 import type { RunFlags } from './commands/run.ts';
@@ -166,14 +176,18 @@ function addAttention(program: Command, verbs: Verbs): void {
       `where to listen; port 0 takes a free one, ${ATTENTION_PORT} is usual (required)`,
       (text) => listenAddress(text, ATTENTION_PORT),
     )
-    .option('--workers <n>', 'threads (default: one a core)', positiveInteger)
-    .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', byteSize);
+    .option('--workers <n>', 'threads (default: one a core)', workerCount)
+    .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', nodeMemory);
   tokenOptions(attention)
     .option('--tls-cert <file>', 'certificate (PEM): TLS for TCP and WebSocket both')
     .option('--tls-key <file>', 'its private key (PEM)')
     .option('--model <path>', 'serve this model only')
-    .option('--fingerprint <hex>', 'serve the model with this fingerprint only (see glinthawk models inspect)')
-    .option('--origin <origins...>', 'web pages that may connect, as https://example.org, or *')
+    .option(
+      '--fingerprint <hex>',
+      'serve the model with this fingerprint only (see glinthawk models inspect)',
+      fingerprintHex,
+    )
+    .option('--origin <origins...>', 'web pages that may connect, as https://example.org, or *', pageOrigin)
     .option('--drain-seconds <n>', 'how long an engine may take to leave when the node is stopped', seconds, 5)
     .option('--stats-seconds <n>', 'a line of statistics so often; 0 for none', seconds, 10)
     .option('--quiet', 'only the address and errors')

@@ -10,10 +10,10 @@ import {
   type DenseBackend,
   type GpuAdapterReport,
   hardwareAdapter,
-  probeAdapters,
 } from '@glinthawk/dense';
 import { describeModel, type Model } from '@glinthawk/model';
 import type { AttentionPlace } from './arguments.ts';
+import { probeAdaptersApart } from './probe-adapters.ts';
 
 export type DenseFlag = 'auto' | 'webgpu' | 'wasm';
 export type WeightsFlag = 'auto' | 'f32' | 'f16';
@@ -27,7 +27,7 @@ export interface DenseChoice {
 /** What `--dense` means on this machine. @throws DeviceError when webgpu is asked for and there is no adapter for it */
 export async function chooseDense(dense: DenseFlag, allowSoftware: boolean): Promise<DenseChoice> {
   if (dense === 'wasm') return { kind: 'wasm', adapter: null, reason: 'asked for' };
-  const probe = await probeAdapters();
+  const probe = await probeAdaptersApart();
   const hardware = hardwareAdapter(probe);
   const software = probe.adapters.find((adapter) => adapter.software) ?? null;
   const adapter = hardware ?? (allowSoftware ? software : null);

@@ -1,6 +1,7 @@
 /** `glinthawk attention`: an attention node on a port, until it is told to stop. */
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
+import { createSecureContext } from 'node:tls';
 import { attentionKernelInfo, localAttentionSource } from '@glinthawk/attention';
 import { type AttentionServer, serveAttention } from '@glinthawk/attention/node';
 import { InputError, toError } from '@glinthawk/core';
@@ -70,11 +71,11 @@ function showStats(server: AttentionServer, screen: Screen, everyMs: number): No
   let previous = server.node.stats();
   return setInterval(() => {
     const now = server.node.stats();
-    // Nothing to say while nobody is connected and nothing changed.
-    if (now.session !== null || now.sessionsServed !== previous.sessionsServed) {
+    // Nothing to say while nobody is connected: the log has told that an engine left.
+    if (now.session !== null) {
       const perSecond = (after: number, before: number) => `${bytes((1000 * Math.max(0, after - before)) / everyMs)}/s`;
       screen.line(
-        `session ${now.session ?? 'none'}: ${count(now.openSlots)} slots, ${count(now.usedBlocks)} blocks, ` +
+        `session ${now.session}: ${count(now.openSlots)} slots, ${count(now.usedBlocks)} blocks, ` +
           `busy ${percent(Math.max(0, now.busyMs - previous.busyMs) / everyMs)} of a core, ` +
           `${perSecond(now.bytesReceived, previous.bytesReceived)} in, ${perSecond(now.bytesSent, previous.bytesSent)} out, ` +
           `${bytes(now.allocatedBytes)} held`,
@@ -89,11 +90,22 @@ async function readTls({ tlsCert, tlsKey }: AttentionCommandFlags): Promise<{ ce
   if (tlsCert === undefined || tlsKey === undefined) {
     throw new InputError('TLS_FILES', 'TLS needs both --tls-cert and --tls-key');
   }
+  let pair: { readonly cert: Buffer; readonly key: Buffer };
   try {
-    return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
+    pair = { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
   } catch (cause) {
     throw new InputError('TLS_FILES', `the certificate can't be read: ${toError(cause).message}`, { cause });
   }
+  try {
+    createSecureContext(pair);
+  } catch (cause) {
+    throw new InputError(
+      'TLS_FILES',
+      `${tlsCert} and ${tlsKey} are not a certificate and its private key in PEM: ${toError(cause).message}`,
+      { cause },
+    );
+  }
+  return pair;
 }
 
 async function pinnedModel({ model: path, fingerprint }: AttentionCommandFlags): Promise<string | undefined> {

@@ -1,11 +1,12 @@
 /** `glinthawk doctor`: what this machine has, what will be used of it and why; with a model, whether its weights are sound. */
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import { attentionKernelInfo } from '@glinthawk/attention';
-import { type GpuAdapterReport, hardwareAdapter, probeAdapters } from '@glinthawk/dense';
+import { type GpuAdapterReport, hardwareAdapter } from '@glinthawk/dense';
 import { checkWeights, describeModel, openModel, type WeightCheck } from '@glinthawk/model';
 import { EXIT } from '../failure.ts';
 import { bytes, count, millions, table } from '../format.ts';
 import { type MemoryBandwidth, measureMemoryBandwidth } from '../memory-bandwidth.ts';
+import { probeAdaptersApart } from '../probe-adapters.ts';
 import type { Screen } from '../screen.ts';
 import { defaultKvMemory } from '../tiers.ts';
 
@@ -58,7 +59,7 @@ export async function doctor(flags: DoctorFlags, screen: Screen, print: (text: s
 async function examine(modelPath: string | undefined): Promise<Report> {
   const kernels = attentionKernelInfo();
   const memoryBandwidth = await measureMemoryBandwidth();
-  const probe = await probeAdapters();
+  const probe = await probeAdaptersApart();
   const hardware = hardwareAdapter(probe);
   const [software] = probe.adapters;
   const dense =

@@ -1,6 +1,8 @@
 /** `glinthawk run`: a JSONL file of requests through both tiers, to a JSONL file of results. */
+import { X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import { parseAttentionUrl } from '@glinthawk/attention';
 import { type InputSummary, type RequestModel, readRequests, runBatch, summariseInput } from '@glinthawk/batch';
 import {
   acquireLock,
@@ -89,6 +91,7 @@ class Opened implements AsyncDisposable {
 export async function run(flags: RunFlags, context: RunContext): Promise<number> {
   const { screen } = context;
   await refuseSameFiles(flags);
+  for (const place of flags.attention) if (place.type === 'remote') parseAttentionUrl(place.url);
   const token = await readToken(flags);
   const interrupt = onInterrupt((signal) => screen.line(`stopping (${signal}); once more to stop at once`));
   let examined: PreparedJob | null = null;
@@ -430,12 +433,24 @@ async function openEngine(
   return engine;
 }
 
+const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g;
+
 async function readCertificates(path: string): Promise<Buffer> {
+  let pem: Buffer;
   try {
-    return await readFile(path);
+    pem = await readFile(path);
   } catch (cause) {
     throw new InputError('TLS_FILES', `the certificates can't be read: ${toError(cause).message}`, { cause });
   }
+  // Node silently trusts nobody when it finds none in the file.
+  const blocks = pem.toString('latin1').match(CERTIFICATE) ?? [];
+  try {
+    for (const block of blocks) new X509Certificate(block);
+  } catch (cause) {
+    throw new InputError('TLS_FILES', `${path} holds a damaged certificate: ${toError(cause).message}`, { cause });
+  }
+  if (blocks.length === 0) throw new InputError('TLS_FILES', `${path} holds no certificate in PEM`);
+  return pem;
 }
 
 function failedText(failed: number): string {
