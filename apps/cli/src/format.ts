@@ -28,7 +28,7 @@ export function millions(value: number): string {
     [1e6, 'M'],
     [1e3, 'K'],
   ] as const) {
-    if (value >= size) return `${(value / size).toPrecision(3).replace(/\.?0+$/, '')} ${letter}`;
+    if (value >= size) return `${Number((value / size).toPrecision(3))} ${letter}`;
   }
   return count(value);
 }
