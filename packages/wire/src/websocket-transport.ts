@@ -28,7 +28,9 @@ export function connectWebSocket(url: string, options: ConnectOptions = {}): Pro
   const giveUp = (why: string, cause?: unknown) => {
     settle();
     socket.close();
-    reject(new NodeLostError(url, `can't reach ${url}: ${why}`, cause === undefined ? {} : { cause }));
+    // WebSockets are not told why a connection failed.
+    const hint = 'is a node listening there, and does it accept this address, TLS and origin?';
+    reject(new NodeLostError(url, `can't reach ${url}: ${why}`, { hint, ...(cause === undefined ? {} : { cause }) }));
   };
   const timeoutMs = options.timeoutMs ?? 10_000;
   const timer = setTimeout(() => giveUp(`no answer within ${timeoutMs} ms`), timeoutMs);
