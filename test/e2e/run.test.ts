@@ -149,15 +149,21 @@ describe('results', { timeout: 300_000 }, () => {
     const big = `{"custom_id":"big","prompt":${JSON.stringify('word '.repeat(300))},"max_tokens":100}`;
     writeFileSync(input, `{"custom_id":"small","prompt":"One","max_tokens":8}\n${big}\n${chat}`);
     for (const [memory, message] of [
-      ['600KiB', /^error: 2 requests can't fit the KV memory: prompt and max_tokens come to 512 tokens, /m],
+      ['600KiB', /^error: 1 request can't fit the KV memory: prompt and max_tokens come to \d{3} tokens, /m],
       ['1KiB', /^error: the KV memory is too small for this model: /m],
     ] as const) {
       const small = ['--attention', 'local:1', '--kv-memory', memory];
-      const { status, stderr } = await glinthawk([...runArguments(input, output), ...small]);
+      const { status, stderr, stdout } = await glinthawk([...runArguments(input, output), ...small, '--json']);
       expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
       expect(stderr).toMatch(/^ {2}hint: .*--kv-memory/m);
+      expect(JSON.parse(stdout)).toMatchObject({ status: 'invalid', error: { code: 'KV_MEMORY' } });
       expect(readdirSync(folder)).toEqual(['in.jsonl']);
     }
+    // One that names no length takes what there is, and is told.
+    writeFileSync(input, chat);
+    const small = ['--attention', 'local:1', '--kv-memory', '600KiB'];
+    const { status, stderr } = await glinthawk([...runArguments(input, output), ...small]);
+    expect([status, stderr]).toEqual([0, expect.stringMatching(/^warning: 1 chat request without max_tokens: /m)]);
   });
 
   it('of an earlier run are kept by --restart until everything else is well', async () => {

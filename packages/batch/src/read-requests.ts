@@ -37,7 +37,12 @@ export interface InputSummary {
   /** Lines whose custom_id an earlier line has: line → error. */
   readonly duplicates: ReadonlyMap<number, LineError>;
   readonly promptTokens: number;
-  /** By ordinal: how long prompt and answer may become together, and tokens that all choices may generate; 0 for invalid ones. */
+  /** Requests that named no length and may fill what the context has left (chat without max_tokens). */
+  readonly openEnded: number;
+  /**
+   * By ordinal, 0 for invalid ones: the room that a request asks for, prompt and max_tokens (of an open-ended one the prompt and a token);
+   * and the tokens that all its choices may generate.
+   */
   readonly sequenceTokens: readonly number[];
   readonly answerTokens: readonly number[];
 }
@@ -61,6 +66,7 @@ export async function summariseInput(
   let requests = 0;
   let invalid = 0;
   let promptTokens = 0;
+  let openEnded = 0;
   const sequenceTokens: number[] = [];
   const answerTokens: number[] = [];
   const refuse = (error: LineError) => {
@@ -91,11 +97,13 @@ export async function summariseInput(
       refuse(error);
     } else {
       promptTokens += result.promptIds.length;
-      sequenceTokens.push(result.promptIds.length + result.maxTokens);
+      const isOpenEnded = result.request.kind === 'chat' && result.request.maxTokens === null;
+      if (isOpenEnded) openEnded++;
+      sequenceTokens.push(result.promptIds.length + (isOpenEnded ? 1 : result.maxTokens));
       answerTokens.push(result.maxTokens * result.request.n);
     }
   }
-  return { requests, invalid, errors, duplicates, promptTokens, sequenceTokens, answerTokens };
+  return { requests, invalid, errors, duplicates, promptTokens, openEnded, sequenceTokens, answerTokens };
 }
 
 /** The same lines again, as they are wanted. */

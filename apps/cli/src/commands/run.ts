@@ -15,7 +15,15 @@ import {
   openInputFile,
   openJob,
 } from '@glinthawk/batch/node';
-import { AbortedError, CapacityError, InputError, type KvDtype, type Logger, toError } from '@glinthawk/core';
+import {
+  AbortedError,
+  CapacityError,
+  GlinthawkError,
+  InputError,
+  type KvDtype,
+  type Logger,
+  toError,
+} from '@glinthawk/core';
 import { createEngine, type EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
 import { type AttentionPlace, shellQuote } from '../arguments.ts';
@@ -88,8 +96,16 @@ class Opened implements AsyncDisposable {
 }
 
 /** @returns the exit status @throws GlinthawkError */
-export async function run(flags: RunFlags, context: RunContext): Promise<number> {
-  const { screen } = context;
+export async function run(flags: RunFlags, outer: RunContext): Promise<number> {
+  const { screen } = outer;
+  let isPrinted = false;
+  const context: RunContext = {
+    ...outer,
+    printJson(value) {
+      isPrinted = true;
+      outer.printJson(value);
+    },
+  };
   await refuseSameFiles(flags);
   for (const place of flags.attention) if (place.type === 'remote') parseAttentionUrl(place.url);
   const token = await readToken(flags);
@@ -102,6 +118,14 @@ export async function run(flags: RunFlags, context: RunContext): Promise<number>
     examined = prepared;
     return await generate(flags, context, opened, prepared, token, interrupt.signal);
   } catch (thrown) {
+    if (flags.json && !isPrinted) {
+      const { message } = toError(thrown);
+      const status = interrupt.signal.aborted ? 'interrupted' : thrown instanceof InputError ? 'invalid' : 'failed';
+      context.printJson({
+        status,
+        error: { code: thrown instanceof GlinthawkError ? thrown.code : 'INTERNAL', message },
+      });
+    }
     if (!interrupt.signal.aborted) throw thrown;
     if (examined !== null) screen.line(`to go on: ${resumeCommand(context.argv, examined.restarted)}`);
     throw thrown instanceof AbortedError ? thrown : new AbortedError();
@@ -279,7 +303,7 @@ async function generate(
   // Everything done, or nothing left but lines to report: the files are finished without loading any weights.
   const engine =
     outlook.done < summary.requests ? await openEngine(flags, screen, opened, model, token, logger, signal) : null;
-  if (engine !== null) refuseTooLong(engine, requestModel, summary, outlook);
+  if (engine !== null) checkLengths(engine, requestModel, summary, outlook, logger);
   signal.throwIfAborted();
   // Only now: what an earlier run left is safe from everything that can be wrong with the flags.
   const job = await openPreparedJob(prepared, opened);
@@ -349,22 +373,34 @@ function answerTokensLeft({ answerTokens }: InputSummary, outlook: JobOutlook): 
   return answerTokens.reduce((sum, tokens, ordinal) => sum + (outlook.isDone(ordinal) ? 0 : tokens), 0);
 }
 
-/** A result may not depend on how much memory there was: what can't have its whole length here isn't begun. @throws InputError */
-function refuseTooLong(
+/**
+ * What can't have the length here that it asks for isn't begun; a chat that asks for none ends where the KV memory does, which is
+ * said. @throws InputError
+ */
+function checkLengths(
   engine: EngineApi,
   { contextTokens }: RequestModel,
-  { sequenceTokens }: InputSummary,
+  { sequenceTokens, openEnded }: InputSummary,
   outlook: JobOutlook,
+  logger: Logger,
 ): void {
   const room = engine.contextTokens;
   if (room >= contextTokens) return;
   const tooLong = sequenceTokens.filter((tokens, ordinal) => tokens > room && !outlook.isDone(ordinal));
-  if (tooLong.length === 0) return;
+  if (tooLong.length === 0) {
+    if (openEnded > 0) {
+      logger.warn(
+        `${plural(openEnded, 'chat request')} without max_tokens: an answer ends ("length") where prompt and answer come to ` +
+          `${count(room)} tokens, which is what one attention worker's KV memory holds of the context of ${count(contextTokens)}`,
+      );
+    }
+    return;
+  }
   const longest = tooLong.reduce((most, tokens) => Math.max(most, tokens), 0);
   throw new InputError(
     'KV_MEMORY',
     `${plural(tooLong.length, 'request')} can't fit the KV memory: prompt and max_tokens come to ${count(longest)} tokens, ` +
-      `and one attention worker holds ${count(room)} (a chat request without max_tokens may fill the context of ${count(contextTokens)})`,
+      `and one attention worker holds ${count(room)}`,
     { hint: KV_HINT },
   );
 }
@@ -430,6 +466,12 @@ async function openEngine(
   screen.line(
     `attention  ${names}: room for ${count(kvCapacityTokens)} tokens of ${flags.kv} KV (${bytes(kvCapacityBytes)})`,
   );
+  const isLocal = flags.attention.length === 1 && flags.attention[0]?.type === 'local';
+  if (flags.kvMemory !== undefined && isLocal && kvCapacityBytes < 0.9 * flags.kvMemory) {
+    logger.warn(
+      `of the ${bytes(flags.kvMemory)} asked for, KV takes ${bytes(kvCapacityBytes)}: a worker's memory ends at 4 GiB, more workers take more`,
+    );
+  }
   return engine;
 }
 
