@@ -98,9 +98,14 @@ export function expectGoldens(
       expect(text, `text of golden ${i}`).toBe(golden.text);
     }
     if (golden.firstTopIs !== 'logprobs') continue;
+    let compared = 0;
     for (const { tokenId, logprob } of outcome?.logprobs?.[0]?.top ?? []) {
       const expected = golden.firstTop.get(tokenId);
-      if (expected !== undefined) expect(Math.abs(logprob - expected)).toBeLessThanOrEqual(options.tolerance);
+      if (expected === undefined) continue;
+      expect(Math.abs(logprob - expected)).toBeLessThanOrEqual(options.tolerance);
+      compared++;
     }
+    // The eighth may change places with a ninth that is as near as the tolerance.
+    expect(compared, `log-probabilities of golden ${i}`).toBeGreaterThanOrEqual(golden.firstTop.size - 1);
   }
 }
