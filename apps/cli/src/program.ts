@@ -13,7 +13,7 @@ import {
 } from './arguments.ts';
 import type { AttentionCommandFlags } from './commands/attention.ts';
 import type { DoctorFlags } from './commands/doctor.ts';
-import type { RunFlags } from './commands/run.ts';
+import type { RunFlags } from './commands/run-flags.ts';
 
 /** As DEFAULT_ATTENTION_PORT of @glinthawk/attention, which is too large to load for help. */
 const ATTENTION_PORT = 7411;

@@ -1,6 +1,5 @@
 /** `glinthawk run`: a JSONL file of requests through both tiers, to a JSONL file of results. */
-import { X509Certificate } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { parseAttentionUrl } from '@glinthawk/attention';
 import { type InputSummary, type RequestModel, readRequests, runBatch, summariseInput } from '@glinthawk/batch';
@@ -15,61 +14,19 @@ import {
   openInputFile,
   openJob,
 } from '@glinthawk/batch/node';
-import {
-  AbortedError,
-  CapacityError,
-  GlinthawkError,
-  InputError,
-  type KvDtype,
-  type Logger,
-  toError,
-} from '@glinthawk/core';
-import { createEngine, type EngineApi } from '@glinthawk/engine';
+import { AbortedError, GlinthawkError, InputError, toError } from '@glinthawk/core';
+import type { EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
-import { type AttentionPlace, shellQuote } from '../arguments.ts';
+import { shellQuote } from '../arguments.ts';
 import { EXIT } from '../failure.ts';
-import { bytes, count, duration, millions, plural, table } from '../format.ts';
+import { count, duration, millions, plural, table } from '../format.ts';
 import { onInterrupt } from '../interrupt.ts';
+import { Opened } from '../opened.ts';
 import { Progress } from '../progress.ts';
 import type { Screen } from '../screen.ts';
-import {
-  attentionSources,
-  chooseDense,
-  type DenseFlag,
-  defaultKvMemory,
-  openDense,
-  requireWasmWeights,
-  type WeightsFlag,
-} from '../tiers.ts';
-import { readToken, type TokenFlags } from '../token.ts';
-
-export interface RunFlags extends TokenFlags {
-  readonly model: string;
-  readonly input: string;
-  readonly output: string;
-  readonly errors?: string;
-  readonly dense: DenseFlag;
-  readonly allowSoftwareGpu?: boolean;
-  readonly weights: WeightsFlag;
-  readonly attention: readonly AttentionPlace[];
-  readonly kv: KvDtype;
-  readonly kvMemory?: number;
-  readonly wire: 'f32' | 'f16';
-  readonly tlsCa?: string;
-  readonly context?: number;
-  readonly microBatchRows: number | 'auto';
-  readonly inFlight: number | 'auto';
-  readonly prefillChunk: number;
-  readonly policy: 'fcfs' | 'deepest-first' | 'starvation-first';
-  readonly waitForNodes?: boolean;
-  readonly generationDefaults: 'model' | 'openai';
-  readonly ordered?: boolean;
-  readonly skipInvalid?: boolean;
-  readonly restart?: boolean;
-  readonly limit?: number;
-  readonly json?: boolean;
-  readonly debug?: boolean;
-}
+import { readToken } from '../token.ts';
+import { checkLengths, openEngine } from './run-engine.ts';
+import type { RunFlags } from './run-flags.ts';
 
 /** The line that `--json` prints. */
 type Summary = Readonly<Record<string, unknown>>;
@@ -79,20 +36,6 @@ export interface RunContext {
   /** What was typed after `glinthawk`, to say how to resume. */
   readonly argv: readonly string[];
   readonly printJson: (value: Summary) => void;
-}
-
-/** What is closed at the end, last opened first, whatever happened. */
-class Opened implements AsyncDisposable {
-  readonly #closers: (() => Promise<void> | void)[] = [];
-
-  add<T>(thing: T, close: (thing: T) => Promise<void> | void): T {
-    this.#closers.push(() => close(thing));
-    return thing;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const close of this.#closers.toReversed()) await close();
-  }
 }
 
 /** @returns the exit status @throws GlinthawkError */
@@ -371,128 +314,6 @@ async function openPreparedJob(prepared: PreparedJob, opened: Opened): Promise<J
 
 function answerTokensLeft({ answerTokens }: InputSummary, outlook: JobOutlook): number {
   return answerTokens.reduce((sum, tokens, ordinal) => sum + (outlook.isDone(ordinal) ? 0 : tokens), 0);
-}
-
-/**
- * What can't have the length here that it asks for isn't begun; a chat that asks for none ends where the KV memory does, which is
- * said. @throws InputError
- */
-function checkLengths(
-  engine: EngineApi,
-  { contextTokens }: RequestModel,
-  { sequenceTokens, openEnded }: InputSummary,
-  outlook: JobOutlook,
-  logger: Logger,
-): void {
-  const room = engine.contextTokens;
-  if (room >= contextTokens) return;
-  const tooLong = sequenceTokens.filter((tokens, ordinal) => tokens > room && !outlook.isDone(ordinal));
-  if (tooLong.length === 0) {
-    if (openEnded > 0) {
-      logger.warn(
-        `${plural(openEnded, 'chat request')} without max_tokens: an answer ends ("length") where prompt and answer come to ` +
-          `${count(room)} tokens, which is what one attention worker's KV memory holds of the context of ${count(contextTokens)}`,
-      );
-    }
-    return;
-  }
-  const longest = tooLong.reduce((most, tokens) => Math.max(most, tokens), 0);
-  throw new InputError(
-    'KV_MEMORY',
-    `${plural(tooLong.length, 'request')} can't fit the KV memory: prompt and max_tokens come to ${count(longest)} tokens, ` +
-      `and one attention worker holds ${count(room)}`,
-    { hint: KV_HINT },
-  );
-}
-
-const KV_HINT =
-  'give more memory (--kv-memory here, --memory at the nodes), fewer workers (--attention local:1), a smaller --kv, or lower max_tokens or --context';
-
-/** What doesn't fit at all is the flags' fault. */
-function explainedCapacity(thrown: unknown): unknown {
-  if (!(thrown instanceof CapacityError) || thrown.code !== 'KV_CAPACITY') return thrown;
-  return new InputError('KV_MEMORY', `the KV memory is too small for this model: ${thrown.message}`, {
-    cause: thrown,
-    hint: KV_HINT,
-  });
-}
-
-async function openEngine(
-  flags: RunFlags,
-  screen: Screen,
-  opened: Opened,
-  model: Model,
-  token: string | undefined,
-  logger: Logger,
-  signal: AbortSignal,
-): Promise<EngineApi> {
-  const allowSoftware = flags.allowSoftwareGpu ?? false;
-  const choice = await chooseDense(flags.dense, allowSoftware);
-  requireWasmWeights(flags.weights, choice);
-  const kvMemory = flags.kvMemory ?? defaultKvMemory(model, choice.kind);
-  const tlsCa = flags.tlsCa === undefined ? undefined : await readCertificates(flags.tlsCa);
-  const attention = attentionSources({ places: flags.attention, kvMemory, wire: flags.wire, token, tlsCa, logger });
-  signal.throwIfAborted();
-  screen.block(['loading weights']);
-  const dense = opened.add(await openDense(choice, model, { weights: flags.weights, allowSoftware, logger }), (it) =>
-    it.close(),
-  );
-  screen.clearBlock();
-  signal.throwIfAborted();
-  const why = flags.dense === 'auto' && choice.kind === 'wasm' ? ` (${choice.reason})` : '';
-  screen.line(`dense      ${dense.info.kind}: ${dense.info.description}${why}`);
-  const engine = opened.add(
-    await createEngine({
-      dense,
-      attention,
-      kvDtype: flags.kv,
-      fingerprint: model.fingerprint,
-      ...(model.tokenizer === null ? {} : { tokenizer: model.tokenizer }),
-      ...(flags.context === undefined ? {} : { contextTokens: flags.context }),
-      microBatchRows: flags.microBatchRows,
-      inFlight: flags.inFlight,
-      prefillChunk: flags.prefillChunk,
-      policy: flags.policy,
-      waitForNodes: flags.waitForNodes ?? false,
-      logger,
-      signal,
-    }).catch((thrown: unknown) => {
-      throw explainedCapacity(thrown);
-    }),
-    (it) => it.close(),
-  );
-  const { nodes, kvCapacityBytes, kvCapacityTokens } = engine.stats();
-  const names = nodes.map(({ name }) => name).join(', ');
-  screen.line(
-    `attention  ${names}: room for ${count(kvCapacityTokens)} tokens of ${flags.kv} KV (${bytes(kvCapacityBytes)})`,
-  );
-  const isLocal = flags.attention.length === 1 && flags.attention[0]?.type === 'local';
-  if (flags.kvMemory !== undefined && isLocal && kvCapacityBytes < 0.9 * flags.kvMemory) {
-    logger.warn(
-      `of the ${bytes(flags.kvMemory)} asked for, KV takes ${bytes(kvCapacityBytes)}: a worker's memory ends at 4 GiB, more workers take more`,
-    );
-  }
-  return engine;
-}
-
-const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g;
-
-async function readCertificates(path: string): Promise<Buffer> {
-  let pem: Buffer;
-  try {
-    pem = await readFile(path);
-  } catch (cause) {
-    throw new InputError('TLS_FILES', `the certificates can't be read: ${toError(cause).message}`, { cause });
-  }
-  // Node silently trusts nobody when it finds none in the file.
-  const blocks = pem.toString('latin1').match(CERTIFICATE) ?? [];
-  try {
-    for (const block of blocks) new X509Certificate(block);
-  } catch (cause) {
-    throw new InputError('TLS_FILES', `${path} holds a damaged certificate: ${toError(cause).message}`, { cause });
-  }
-  if (blocks.length === 0) throw new InputError('TLS_FILES', `${path} holds no certificate in PEM`);
-  return pem;
 }
 
 function failedText(failed: number): string {

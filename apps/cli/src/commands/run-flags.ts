@@ -1,0 +1,33 @@
+/** What `glinthawk run` was asked for, as its flags say. */
+import type { KvDtype } from '@glinthawk/core';
+import type { AttentionPlace } from '../arguments.ts';
+import type { DenseFlag, WeightsFlag } from '../tiers.ts';
+import type { TokenFlags } from '../token.ts';
+
+export interface RunFlags extends TokenFlags {
+  readonly model: string;
+  readonly input: string;
+  readonly output: string;
+  readonly errors?: string;
+  readonly dense: DenseFlag;
+  readonly allowSoftwareGpu?: boolean;
+  readonly weights: WeightsFlag;
+  readonly attention: readonly AttentionPlace[];
+  readonly kv: KvDtype;
+  readonly kvMemory?: number;
+  readonly wire: 'f32' | 'f16';
+  readonly tlsCa?: string;
+  readonly context?: number;
+  readonly microBatchRows: number | 'auto';
+  readonly inFlight: number | 'auto';
+  readonly prefillChunk: number;
+  readonly policy: 'fcfs' | 'deepest-first' | 'starvation-first';
+  readonly waitForNodes?: boolean;
+  readonly generationDefaults: 'model' | 'openai';
+  readonly ordered?: boolean;
+  readonly skipInvalid?: boolean;
+  readonly restart?: boolean;
+  readonly limit?: number;
+  readonly json?: boolean;
+  readonly debug?: boolean;
+}
