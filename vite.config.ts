@@ -18,7 +18,7 @@ export default defineConfig({
           name: 'node',
           environment: 'node',
           include: ['packages/*/src/**/*.test.ts', 'apps/*/src/**/*.test.ts', 'test/**/*.test.ts'],
-          exclude: ['**/node_modules/**', '**/dist/**', 'test/**/*.browser.test.ts'],
+          exclude: ['**/node_modules/**', '**/dist/**', '**/*.browser.test.ts'],
           pool: 'forks',
           testTimeout: 120_000,
           hookTimeout: 120_000,
@@ -29,7 +29,7 @@ export default defineConfig({
         test: {
           name: 'browser',
           provide: { modelsRoot, inCi: Boolean(process.env.CI) },
-          include: ['test/**/*.browser.test.ts'],
+          include: ['test/**/*.browser.test.ts', 'apps/demo/src/**/*.browser.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,
           browser: {

@@ -94,6 +94,8 @@ export interface AttentionBackend {
 /** Something that a backend can be had from, again after it was lost. */
 export interface AttentionSource {
   readonly name: string;
+  /** It gives one backend and can't be asked again: a tab that joined, a socket that was accepted. */
+  readonly once?: boolean;
   /** @throws NodeLostError when it can't be reached, ProtocolError when it refuses. */
   connect(
     geometry: AttentionGeometry,

@@ -29,8 +29,52 @@ export interface EngineOptions {
   /** How long an abort or close() waits for the step under way before it gives up on the nodes that hold it up. Default: 2,000. */
   readonly graceMs?: number;
   readonly logger?: Logger;
+  readonly observer?: EngineObserver;
   /** Ends createEngine while it waits for nodes; generate() has a signal of its own. */
   readonly signal?: AbortSignal;
+}
+
+/** One call of the dense tier for a micro-batch. Times are performance.now(), in ms. */
+export interface DenseSpan {
+  readonly microBatch: number;
+  readonly stepId: number;
+  /** The layer that the call leads to; the number of layers for the head, one more for full logits. */
+  readonly layer: number;
+  readonly rows: number;
+  /** Since when it waited in the tier's queue. */
+  readonly queuedAtMs: number;
+  readonly beganAtMs: number;
+  readonly endedAtMs: number;
+}
+
+/** One node's part of a micro-batch's attention of one layer, from the engine's side: transfer and waiting at the node included. */
+export interface AttentionSpan {
+  readonly microBatch: number;
+  readonly stepId: number;
+  readonly layer: number;
+  /** As in EngineStats.nodes. */
+  readonly node: number;
+  readonly rows: number;
+  /** Σ over rows of the tokens attended to. */
+  readonly kvTokens: number;
+  readonly beganAtMs: number;
+  readonly endedAtMs: number;
+}
+
+/** Is told what the tiers did, as it ends; for timelines and traces. Must not throw, and should be quick. */
+export interface EngineObserver {
+  onDense?(span: DenseSpan): void;
+  onAttention?(span: AttentionSpan): void;
+}
+
+/** A sequence's KV: where, and how much. */
+export interface ResidentReport {
+  readonly requestId: string;
+  /** As in EngineStats.nodes. */
+  readonly node: number;
+  readonly shard: number;
+  readonly blocks: number;
+  readonly tokens: number;
 }
 
 export interface EngineStats {
@@ -86,6 +130,14 @@ export interface EngineApi {
     options?: { readonly signal?: AbortSignal },
   ): AsyncIterable<GenerationEvent>;
   stats(): EngineStats;
+  /** Who holds KV now. */
+  residents(): readonly ResidentReport[];
+  /**
+   * Adds an attention node to a running engine. A source that is `once` is forgotten when its node is lost; others are tried again.
+   * @returns its index in EngineStats.nodes, once it is connected
+   * @throws ProtocolError, NodeLostError, AbortedError
+   */
+  attach(source: AttentionSource): Promise<number>;
   /** Frees every slot and micro-batch, closes attention connections; the dense backend stays its owner's. */
   close(): Promise<void>;
 }

@@ -1,0 +1,14 @@
+/** The demo page: a static site that runs from any path. Served here with the headers that give it shared memory. */
+import { resolve } from 'node:path';
+import { defineConfig } from 'vite';
+
+const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' };
+
+export default defineConfig({
+  root: import.meta.dirname,
+  base: './',
+  build: { target: 'es2023', chunkSizeWarningLimit: 2000 },
+  worker: { format: 'es' },
+  server: { headers: isolation, fs: { allow: [resolve(import.meta.dirname, '../..')] } },
+  preview: { headers: isolation },
+});
