@@ -1,8 +1,10 @@
 /**
- * The attention nodes that an engine has: connected at start, lost at any time, connected again in the background. A node's
- * connection is used by one object from its handshake to its end; a node that came back is a new, empty one.
+ * The attention nodes that an engine has: connected at start or attached later, lost at any time, connected again in the
+ * background. A node's connection is used by one object from its handshake to its end; a node that came back is a new, empty one.
+ * Each node has a place, whose index is its name everywhere in the engine. A place stays its source's for good, unless the source
+ * gives a backend only once: then it is vacant when that is lost, and the next node that is attached takes the lowest vacant one.
  */
-import type { AttentionSource } from '@glinthawk/attention';
+import type { AttentionBackend, AttentionSource } from '@glinthawk/attention';
 import {
   AbortedError,
   type AttentionGeometry,
@@ -23,66 +25,87 @@ export interface AttentionTierOptions {
   readonly kvDtype: KvDtype;
   readonly fingerprint: string;
   readonly waitForNodes: boolean;
+  /** Nodes that nobody knows of yet will be attached. */
+  readonly nodesMayJoin: boolean;
   readonly attendTimeoutMs: number;
   readonly logger: Logger;
   readonly onJoined: (node: NodeConnection) => void;
   readonly onLost: (node: NodeConnection, error: NodeLostError) => void;
 }
 
+/** One index, and what was learned about the node that has it. */
+interface Place {
+  readonly name: string;
+  /** Where it is had from again; null where the place is vacant. */
+  readonly source: AttentionSource | null;
+  readonly speed: NodeSpeed;
+  connection: NodeConnection | null;
+  /** How long to wait before the source is tried again; grows until one of its nodes has done something. */
+  backoffMs: number;
+  /** Of the latest connection. */
+  blocks: number;
+  /** Tokens of the largest shard that the source ever had. */
+  shardTokens: number;
+}
+
+function placeOf(name: string, source: AttentionSource | null): Place {
+  return {
+    name,
+    source,
+    speed: new NodeSpeed(),
+    connection: null,
+    backoffMs: FIRST_BACKOFF_MS,
+    blocks: 0,
+    shardTokens: 0,
+  };
+}
+
 export class AttentionTier {
   readonly #options: AttentionTierOptions;
-  readonly #connections: (NodeConnection | null)[];
-  readonly #speeds: readonly NodeSpeed[];
-  /** How long to wait before a source is tried again; grows until one of its nodes has done something. */
-  readonly #backoffsMs: number[];
+  readonly #places: Place[];
   readonly #abort = new AbortController();
   readonly #background = new Set<Promise<void>>();
   readonly #closing = new Set<Promise<void>>();
   #nodesLost = 0;
   #bytesSent = 0;
   #bytesReceived = 0;
-  #lastBlocks: number[];
-  /** Tokens of the largest shard that each source ever had. */
-  readonly #shardTokens: number[];
 
   constructor(options: AttentionTierOptions) {
     this.#options = options;
-    this.#connections = options.sources.map(() => null);
-    this.#speeds = options.sources.map(() => new NodeSpeed());
-    this.#backoffsMs = options.sources.map(() => FIRST_BACKOFF_MS);
-    this.#lastBlocks = options.sources.map(() => 0);
-    this.#shardTokens = options.sources.map(() => 0);
+    this.#places = options.sources.map((source) => placeOf(source.name, source));
   }
 
   /**
    * Connects to every source at once. A refusal is fatal; an unreachable node is tried again in the background, if another
-   * one is there or waiting was asked for.
+   * one is there or may join, or waiting was asked for.
    * @throws ProtocolError, NodeLostError, AbortedError
    */
   async start(signal?: AbortSignal): Promise<void> {
     const abort = () => this.#abort.abort();
     signal?.addEventListener('abort', abort, { once: true });
     try {
-      const { sources, waitForNodes, logger } = this.#options;
-      const results = await Promise.allSettled(sources.map((_, index) => this.#connect(index)));
+      const { waitForNodes, nodesMayJoin, logger } = this.#options;
+      const places = [...this.#places];
+      const results = await Promise.allSettled(places.map((place, index) => this.#connect(place, index)));
       const failures = results.map((result) => (result.status === 'rejected' ? toError(result.reason) : null));
       const fatal = failures.find((error) => error !== null && !(error instanceof NodeLostError));
       if (fatal) throw fatal;
       const unreachable = failures.find((error) => error !== null);
-      if (this.connected.length === 0 && !waitForNodes) {
+      if (this.connected.length === 0 && !waitForNodes && !nodesMayJoin) {
         throw (
           unreachable ??
           new NodeLostError('none', 'no attention node was given', { hint: 'name at least one attention source' })
         );
       }
       const first = Promise.withResolvers<void>();
-      const alone = this.connected.length === 0;
-      for (const [index, error] of failures.entries()) {
+      const alone = this.connected.length === 0 && !nodesMayJoin;
+      for (const [index, place] of places.entries()) {
+        const error = failures[index] ?? null;
         if (error === null) continue;
-        logger.warn(`attention node ${sources[index]?.name} can't be reached; trying again`, { reason: error.message });
+        logger.warn(`attention node ${place.name} can't be reached; trying again`, { reason: error.message });
         // With another node there, nobody awaits the first one: its refusal is logged, no more.
-        if (alone) this.#reconnect(index, first.resolve, first.reject);
-        else this.#reconnect(index);
+        if (alone) this.#reconnect(place, index, first.resolve, first.reject);
+        else this.#reconnect(place, index);
       }
       if (alone) {
         if (signal?.aborted) throw new AbortedError();
@@ -98,28 +121,57 @@ export class AttentionTier {
   }
 
   get connected(): readonly NodeConnection[] {
-    return this.#connections.filter((connection) => connection !== null);
+    return this.#places.map(({ connection }) => connection).filter((connection) => connection !== null);
   }
 
   get nodesLost(): number {
     return this.#nodesLost;
   }
 
-  /** Whether a node is away that had room for a sequence of so many tokens, and may come back. */
+  /**
+   * Connects a source and gives it a place. What fails leaves nothing behind; what was connected once is tried again when it is
+   * lost, if its source can be.
+   * @returns its index @throws ProtocolError, NodeLostError, AbortedError
+   */
+  async attach(source: AttentionSource): Promise<number> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#background.add(promise); // close() waits for it
+    try {
+      const backend = await this.#open(source);
+      const vacant = this.#places.findIndex((place) => place.source === null);
+      const index = vacant < 0 ? this.#places.length : vacant;
+      const place = placeOf(source.name, source);
+      this.#places[index] = place;
+      this.#settle(place, index, backend);
+      return index;
+    } catch (thrown) {
+      throw this.#abort.signal.aborted ? new AbortedError(`${source.name} came to an engine that is closing`) : thrown;
+    } finally {
+      this.#background.delete(promise);
+      resolve();
+    }
+  }
+
+  /** Whether a node that has room for a sequence of so many tokens is away and may come back, or may yet join. */
   awaitsRoomFor(tokens: number): boolean {
-    return this.#connections.some((connection, i) => connection === null && (this.#shardTokens[i] ?? 0) >= tokens);
+    if (this.#options.nodesMayJoin) return true;
+    return (
+      this.#options.waitForNodes &&
+      this.#places.some((place) => place.connection === null && place.source !== null && place.shardTokens >= tokens)
+    );
   }
 
   /**
-   * Tokens that the largest shard can hold, of all nodes that were ever connected: what one request may have doesn't shrink
-   * while a node is away.
+   * Tokens that one sequence's KV can have: those of the largest shard of all nodes that are or were connected, as what one request
+   * may have doesn't shrink while a node is away. Unlimited where nodes may join, since nobody knows their size.
    */
-  get largestShardTokens(): number {
-    return Math.max(0, ...this.#shardTokens);
+  get mostSequenceTokens(): number {
+    if (this.#options.nodesMayJoin) return Number.POSITIVE_INFINITY;
+    return Math.max(0, ...this.#places.map(({ shardTokens }) => shardTokens));
   }
 
   node(index: number): NodeConnection | null {
-    return this.#connections[index] ?? null;
+    return this.#places[index]?.connection ?? null;
   }
 
   bytes(): { readonly sent: number; readonly received: number } {
@@ -134,16 +186,9 @@ export class AttentionTier {
   }
 
   describe(): { name: string; connected: boolean; usedBlocks: number; blocks: number }[] {
-    return this.#options.sources.map(({ name }, index) => {
-      const connection = this.node(index);
-      if (connection === null) return { name, connected: false, usedBlocks: 0, blocks: this.#lastBlocks[index] ?? 0 };
-      let usedBlocks = 0;
-      let blocks = 0;
-      for (const shard of connection.shards) {
-        usedBlocks += shard.usedBlocks;
-        blocks += shard.blocks;
-      }
-      return { name, connected: true, usedBlocks, blocks };
+    return this.#places.map(({ name, connection, blocks }) => {
+      const usedBlocks = connection?.shards.reduce((sum, shard) => sum + shard.usedBlocks, 0) ?? 0;
+      return { name, connected: connection !== null, usedBlocks, blocks };
     });
   }
 
@@ -160,44 +205,54 @@ export class AttentionTier {
   async close(): Promise<void> {
     this.stopConnecting();
     await Promise.all(this.#background);
-    for (const [index, connection] of this.#connections.entries()) {
-      this.#connections[index] = null;
+    for (const place of this.#places) {
+      const { connection } = place;
+      place.connection = null;
       if (connection !== null) this.#end(connection);
     }
     await Promise.all(this.#closing);
   }
 
-  async #connect(index: number): Promise<void> {
-    const { sources, geometry, kvDtype, fingerprint, attendTimeoutMs, onJoined } = this.#options;
-    const source = sources[index];
-    const speed = this.#speeds[index];
-    if (source === undefined || speed === undefined) throw new Error(`no attention source ${index}`);
-    const backend = await source.connect(geometry, { kvDtype, fingerprint, signal: this.#abort.signal });
-    if (this.#abort.signal.aborted) {
-      await backend.close();
-      throw new AbortedError();
-    }
+  async #connect(place: Place, index: number): Promise<void> {
+    if (place.source === null) throw new Error(`attention place ${index} is vacant`);
+    this.#settle(place, index, await this.#open(place.source));
+  }
+
+  async #open(source: AttentionSource): Promise<AttentionBackend> {
+    const { geometry, kvDtype, fingerprint } = this.#options;
+    const { signal } = this.#abort;
+    if (signal.aborted) throw new AbortedError();
+    const backend = await source.connect(geometry, { kvDtype, fingerprint, signal });
+    if (!signal.aborted) return backend;
+    await backend.close();
+    throw new AbortedError();
+  }
+
+  #settle(place: Place, index: number, backend: AttentionBackend): void {
     const connection: NodeConnection = new NodeConnection(index, backend, {
-      speed,
-      attendTimeoutMs,
+      speed: place.speed,
+      attendTimeoutMs: this.#options.attendTimeoutMs,
       onLost: (error) => this.#lost(connection, error),
     });
-    this.#connections[index] = connection;
-    const shardTokens = connection.shards.map((shard) => shard.tokens);
-    this.#shardTokens[index] = Math.max(this.#shardTokens[index] ?? 0, ...shardTokens);
-    this.#lastBlocks[index] = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
-    onJoined(connection);
+    place.connection = connection;
+    place.shardTokens = Math.max(place.shardTokens, ...connection.shards.map((shard) => shard.tokens));
+    place.blocks = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
+    this.#options.onJoined(connection);
   }
 
   #lost(connection: NodeConnection, error: NodeLostError): void {
-    if (this.#connections[connection.index] !== connection) return;
-    this.#connections[connection.index] = null;
+    const { index } = connection;
+    const place = this.#places[index];
+    if (place === undefined || place.connection !== connection) return;
+    place.connection = null;
     this.#nodesLost++;
     this.#options.logger.warn(`attention node ${connection.backend.name} is lost`, { reason: error.message });
     this.#end(connection);
-    if (connection.wasUsed) this.#backoffsMs[connection.index] = FIRST_BACKOFF_MS;
+    if (connection.wasUsed) place.backoffMs = FIRST_BACKOFF_MS;
+    const isGone = place.source?.once === true;
+    if (isGone) this.#places[index] = placeOf(place.name, null);
     this.#options.onLost(connection, error);
-    this.#reconnect(connection.index);
+    if (!isGone) this.#reconnect(place, index);
   }
 
   #end(connection: NodeConnection): void {
@@ -214,18 +269,18 @@ export class AttentionTier {
   }
 
   /** Tries until it succeeds or the tier is closed; a refusal ends it only where `onRefused` is given (at start). */
-  #reconnect(index: number, onConnected?: () => void, onRefused?: (error: Error) => void): void {
-    const { sources, logger } = this.#options;
+  #reconnect(place: Place, index: number, onConnected?: () => void, onRefused?: (error: Error) => void): void {
+    const { logger } = this.#options;
     const attempt = async () => {
       const reasons = new Set<string>();
       while (!this.#abort.signal.aborted) {
-        const backoffMs = this.#backoffsMs[index] ?? FIRST_BACKOFF_MS;
+        const { backoffMs } = place;
         await sleep(backoffMs, this.#abort.signal);
-        this.#backoffsMs[index] = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
+        place.backoffMs = Math.min(backoffMs * 2, LONGEST_BACKOFF_MS);
         if (this.#abort.signal.aborted) return;
         try {
-          await this.#connect(index);
-          logger.info(`attention node ${sources[index]?.name} joined`);
+          await this.#connect(place, index);
+          logger.info(`attention node ${place.name} joined`);
           onConnected?.();
           return;
         } catch (thrown) {
@@ -234,7 +289,7 @@ export class AttentionTier {
           if (!(error instanceof NodeLostError)) {
             const level = reasons.has(error.message) ? 'debug' : 'warn';
             reasons.add(error.message);
-            logger[level](`attention node ${sources[index]?.name} refuses`, { reason: error.message });
+            logger[level](`attention node ${place.name} refuses`, { reason: error.message });
             onRefused?.(error);
           }
         }

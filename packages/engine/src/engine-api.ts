@@ -24,6 +24,11 @@ export interface EngineOptions {
   readonly policy?: 'fcfs' | 'deepest-first' | 'starvation-first';
   /** With no attention node left: wait for one to come back rather than fail. */
   readonly waitForNodes?: boolean;
+  /**
+   * Nodes will be attached while it runs: it begins without any, waits when none is left, and what none of them can hold waits for
+   * one that can (see EngineStats.stranded), rather than fail.
+   */
+  readonly nodesMayJoin?: boolean;
   /** A node that takes longer for one layer of one step counts as lost, whatever else it answers. Default: 120,000. */
   readonly attendTimeoutMs?: number;
   /** How long an abort or close() waits for the step under way before it gives up on the nodes that hold it up. Default: 2,000. */
@@ -61,7 +66,7 @@ export interface AttentionSpan {
   readonly endedAtMs: number;
 }
 
-/** Is told what the tiers did, as it ends; for timelines and traces. Must not throw, and should be quick. */
+/** Is told what the tiers did, as it ends (what failed isn't told); for timelines and traces. Must not throw, and should be quick. */
 export interface EngineObserver {
   onDense?(span: DenseSpan): void;
   onAttention?(span: AttentionSpan): void;
@@ -79,6 +84,8 @@ export interface ResidentReport {
 
 export interface EngineStats {
   readonly waiting: number;
+  /** Of those waiting, how many no connected node can hold, not even empty, and the most tokens that one of them has. */
+  readonly stranded: { readonly sequences: number; readonly tokens: number };
   readonly running: number;
   readonly finished: number;
   readonly failed: number;
@@ -108,6 +115,11 @@ export interface EngineStats {
   readonly attentionStageMs: number;
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  /**
+   * By node index: those of `EngineOptions.attention`, then those attached. An index stays its source's, connected or not, unless
+   * the source is `once`: then it is vacant when its node is lost (the name stays as a trace), and the next node that is attached
+   * gets the lowest vacant one. So there are never more indices than nodes were there at the same time.
+   */
   readonly nodes: readonly {
     readonly name: string;
     readonly connected: boolean;
@@ -118,7 +130,7 @@ export interface EngineStats {
 
 export interface EngineApi {
   readonly config: ModelConfig;
-  /** Longest prompt plus generated tokens that a request may have here: the model's context, or less KV. */
+  /** Longest prompt plus generated tokens that a request may have here: the model's context, or less KV where no node may join. */
   readonly contextTokens: number;
   /**
    * Runs requests, pulling them as there is room, and yields what happens, in order for each request. Ends when all have

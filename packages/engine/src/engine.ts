@@ -3,6 +3,7 @@
  * pass through it by reference only. Greedy output depends on the model and the prompt alone, sampled output on the seed too:
  * never on batching, chunking, placement, or what was lost on the way.
  */
+import type { AttentionSource } from '@glinthawk/attention';
 import {
   AbortedError,
   attentionGeometry,
@@ -16,7 +17,7 @@ import {
   toError,
 } from '@glinthawk/core';
 import { AttentionTier } from './attention-tier.ts';
-import type { EngineApi, EngineOptions, EngineStats } from './engine-api.ts';
+import type { EngineApi, EngineOptions, EngineStats, ResidentReport } from './engine-api.ts';
 import { Job } from './job.ts';
 import type { GenerationEvent, GenerationRequest } from './request.ts';
 import { Runner } from './runner.ts';
@@ -69,6 +70,7 @@ export class Engine implements EngineApi {
   readonly #options: EngineOptions;
   readonly #logger: Logger;
   readonly #waitForNodes: boolean;
+  readonly #nodesMayJoin: boolean;
   readonly #graceMs: number;
   readonly #modelContext: number;
   readonly #tier: AttentionTier;
@@ -89,7 +91,8 @@ export class Engine implements EngineApi {
     this.#options = options;
     this.config = options.dense.config;
     this.#logger = options.logger ?? silentLogger;
-    this.#waitForNodes = options.waitForNodes ?? false;
+    this.#nodesMayJoin = options.nodesMayJoin ?? false;
+    this.#waitForNodes = this.#nodesMayJoin || (options.waitForNodes ?? false);
     this.#graceMs = options.graceMs ?? DEFAULT_GRACE_MS;
     this.#modelContext = Math.min(this.config.contextTokens, options.contextTokens ?? Number.POSITIVE_INFINITY);
     this.#inFlight = new InFlight(options.inFlight ?? 'auto');
@@ -104,6 +107,7 @@ export class Engine implements EngineApi {
       kvDtype: options.kvDtype,
       fingerprint: options.fingerprint,
       waitForNodes: this.#waitForNodes,
+      nodesMayJoin: this.#nodesMayJoin,
       attendTimeoutMs: options.attendTimeoutMs ?? DEFAULT_ATTEND_TIMEOUT_MS,
       logger: this.#logger,
       onJoined: () => this.#running?.runner.schedule(),
@@ -127,7 +131,6 @@ export class Engine implements EngineApi {
       tier: this.#tier,
       inFlight: this.#inFlight,
       budget,
-      waitForNodes: this.#waitForNodes,
       onWork: () => this.#running?.runner.schedule(),
       onFailure: (sequence, error) => this.#running?.runner.fail(sequence, error),
     });
@@ -140,13 +143,14 @@ export class Engine implements EngineApi {
       inFlight: this.#inFlight,
       budget,
       logger: this.#logger,
+      observer: this.#options.observer,
       onFatal: (error) => this.#die(error),
     });
     this.#running = { batcher, runner, budget };
   }
 
   get contextTokens(): number {
-    return Math.min(this.#modelContext, this.#tier.largestShardTokens);
+    return Math.min(this.#modelContext, this.#tier.mostSequenceTokens);
   }
 
   async *generate(
@@ -197,6 +201,7 @@ export class Engine implements EngineApi {
     const totals = running?.runner.totals;
     return {
       waiting: running?.batcher.waiting ?? 0,
+      stranded: running?.batcher.stranded ?? { sequences: 0, tokens: 0 },
       running: running?.batcher.running ?? 0,
       finished: totals?.finished ?? 0,
       failed: (totals?.failed ?? 0) + this.#refused,
@@ -224,6 +229,24 @@ export class Engine implements EngineApi {
       bytesReceived: received,
       nodes,
     };
+  }
+
+  residents(): readonly ResidentReport[] {
+    const reports: ResidentReport[] = [];
+    for (const { shards } of this.#tier.connected) {
+      for (const { node, index: shard, residents } of shards) {
+        for (const { request, blocks, kvTokens } of residents) {
+          reports.push({ requestId: request.id, node, shard, blocks, tokens: kvTokens });
+        }
+      }
+    }
+    return reports;
+  }
+
+  async attach(source: AttentionSource): Promise<number> {
+    if (this.#death !== null) throw this.#death;
+    this.#parts();
+    return this.#tier.attach(source);
   }
 
   close(): Promise<void> {
@@ -265,7 +288,8 @@ export class Engine implements EngineApi {
 
   #budget(): RowBudget {
     const { microBatchRows = 'auto', prefillChunk = DEFAULT_PREFILL_CHUNK } = this.#options;
-    let kvTokens = 0;
+    // Where nodes may join, room for KV is no limit.
+    let kvTokens = this.#nodesMayJoin ? Number.POSITIVE_INFINITY : 0;
     for (const { shards } of this.#tier.connected) for (const shard of shards) kvTokens += shard.tokens;
     const rows =
       microBatchRows === 'auto'
@@ -321,7 +345,7 @@ export class Engine implements EngineApi {
     const error = validateRequest(request, {
       vocabSize: this.config.vocabSize,
       contextTokens: this.#modelContext,
-      kvTokens: this.#tier.largestShardTokens,
+      kvTokens: this.#tier.mostSequenceTokens,
       hasTokenizer: tokenizer !== undefined,
     });
     if (error !== null) {
@@ -351,7 +375,7 @@ export class Engine implements EngineApi {
   #onNodeLost(error: NodeLostError): void {
     if (this.#tier.connected.length > 0) return;
     if (this.#waitForNodes) {
-      this.#logger.warn('no attention node is left; waiting for one to come back');
+      this.#logger.warn(`no attention node is left; waiting for one to ${this.#nodesMayJoin ? 'join' : 'come back'}`);
       return;
     }
     const last = new NodeLostError(error.node, `no attention node is left: ${error.message}`, {

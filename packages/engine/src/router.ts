@@ -12,6 +12,7 @@ export interface RowWidths {
 }
 
 /**
+ * @param onEnd told of each piece that went through
  * @returns how long the join took, without the time that it waited for what was under way at its nodes before it
  * @throws what the first failed piece was rejected with, after all have settled
  */
@@ -21,6 +22,7 @@ export async function attendAll(
   layer: number,
   segments: readonly Segment[],
   widths: RowWidths,
+  onEnd?: (segment: Segment, beganAtMs: number) => void,
 ): Promise<{ readonly ms: number; readonly ownMs: number }> {
   const began = performance.now();
   let queuedMs = 0;
@@ -30,7 +32,8 @@ export async function attendAll(
     const end = startRow + rows;
     const qkv = batch.qkv.subarray(startRow * widths.qkv, end * widths.qkv);
     const output = batch.attended.subarray(startRow * widths.output, end * widths.output);
-    return node.attend(stepId, layer, segment, qkv, output);
+    const attending = node.attend(stepId, layer, segment, qkv, output);
+    return onEnd === undefined ? attending : attending.then(() => onEnd(segment, began));
   });
   const results = await Promise.allSettled(pieces);
   for (const result of results) if (result.status === 'rejected') throw result.reason;

@@ -16,7 +16,8 @@ import {
 import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
 import type { AttentionTier } from './attention-tier.ts';
 import { Breather } from './breather.ts';
-import { Lane, type LaneStep } from './lane.ts';
+import type { EngineObserver } from './engine-api.ts';
+import { Lane, type LaneStep, type Segment } from './lane.ts';
 import { BusyMeter } from './meters.ts';
 import { NodeFullError } from './node-connection.ts';
 import { uniform } from './rng.ts';
@@ -48,6 +49,7 @@ export interface RunnerOptions {
   readonly inFlight: InFlight;
   readonly budget: RowBudget;
   readonly logger: Logger;
+  readonly observer: EngineObserver | undefined;
   /** Nothing can go on: the dense device is lost, or something broke that should not. */
   readonly onFatal: (error: Error) => void;
 }
@@ -197,15 +199,15 @@ export class Runner {
     const { layers } = this.#options.geometry;
     try {
       for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
-      await this.#dense(lane, 0, () => batch.begin(step.dense));
+      await this.#dense(lane, step, 0, () => batch.begin(step.dense));
       for (let layer = 0; layer < layers; layer++) {
-        await this.#attend(batch, step, layer);
+        await this.#attend(lane, batch, step, layer);
         if (this.#stopped || step.entries.every(({ sequence }) => sequence.ended)) return 'abandoned';
-        if (layer < layers - 1) await this.#dense(lane, layer + 1, () => batch.advance(layer));
+        if (layer < layers - 1) await this.#dense(lane, step, layer + 1, () => batch.advance(layer));
       }
       // A step of unfinished prompts has done its work when its last keys and values are stored.
       if (step.heads.length > 0) {
-        const rows = await this.#dense(lane, layers, async () => {
+        const rows = await this.#dense(lane, step, layers, async () => {
           const began = performance.now();
           const heads = await batch.finish();
           this.totals.headMs += performance.now() - began;
@@ -224,30 +226,54 @@ export class Runner {
     }
   }
 
-  async #dense<T>(lane: Lane, depth: number, call: () => Promise<T>): Promise<T> {
-    return this.#options.queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
-      const began = performance.now();
-      this.denseBusy.begin(began);
+  async #dense<T>(lane: Lane, step: LaneStep, depth: number, call: () => Promise<T>): Promise<T> {
+    const { queue, observer } = this.#options;
+    const queuedAtMs = performance.now();
+    return queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
+      const beganAtMs = performance.now();
+      this.denseBusy.begin(beganAtMs);
+      let endedAtMs = beganAtMs;
+      let result: T;
       try {
-        return await call();
+        result = await call();
       } finally {
-        const ended = performance.now();
-        this.denseBusy.end(ended);
-        this.totals.denseStageMs += ended - began;
+        endedAtMs = performance.now();
+        this.denseBusy.end(endedAtMs);
+        this.totals.denseStageMs += endedAtMs - beganAtMs;
         this.#denseCalls++;
       }
+      const { id: stepId, rows } = step;
+      observer?.onDense?.({ microBatch: lane.index, stepId, layer: depth, rows, queuedAtMs, beganAtMs, endedAtMs });
+      return result;
     });
   }
 
-  async #attend(batch: DenseBatch, step: LaneStep, layer: number): Promise<void> {
+  async #attend(lane: Lane, batch: DenseBatch, step: LaneStep, layer: number): Promise<void> {
+    const onEnd = this.#attentionObserver(lane, step, layer);
     this.attentionBusy.begin(performance.now());
     try {
-      const { ms, ownMs } = await attendAll(batch, step.id, layer, step.segments, this.#widths);
+      const { ms, ownMs } = await attendAll(batch, step.id, layer, step.segments, this.#widths, onEnd);
       this.totals.attentionStageMs += ms;
       this.#options.inFlight.addAttention(ownMs);
     } finally {
       this.attentionBusy.end(performance.now());
     }
+  }
+
+  #attentionObserver(lane: Lane, step: LaneStep, layer: number) {
+    const { observer } = this.#options;
+    if (observer?.onAttention === undefined) return undefined;
+    return ({ node, rows, kvTokens }: Segment, beganAtMs: number) =>
+      observer.onAttention?.({
+        microBatch: lane.index,
+        stepId: step.id,
+        layer,
+        node: node.index,
+        rows,
+        kvTokens,
+        beganAtMs,
+        endedAtMs: performance.now(),
+      });
   }
 
   /** First what the candidates decide, then, one by one, what needs all of a row's logits. */
@@ -274,7 +300,7 @@ export class Runner {
       const sequence = step.heads[i]?.sequence;
       const row = rows[i];
       if (sequence === undefined || row === undefined || sequence.ended) continue;
-      const logits = await this.#dense(lane, this.#options.geometry.layers + 1, () => batch.logits(i));
+      const logits = await this.#dense(lane, step, this.#options.geometry.layers + 1, () => batch.logits(i));
       if (sequence.ended) continue;
       began = performance.now();
       const { sampling } = sequence.request;

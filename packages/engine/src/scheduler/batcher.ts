@@ -17,7 +17,6 @@ export interface BatcherOptions {
   readonly tier: AttentionTier;
   readonly inFlight: InFlight;
   readonly budget: RowBudget;
-  readonly waitForNodes: boolean;
   /** A micro-batch that was idle may have something to do. */
   readonly onWork: () => void;
   /** A request that can't go on; its sequence has ended. */
@@ -40,6 +39,14 @@ export class Batcher {
 
   get waiting(): number {
     return this.#waiting.length;
+  }
+
+  /** Of those that wait, the ones that are too long for every node that is there, and their greatest length. */
+  get stranded(): { readonly sequences: number; readonly tokens: number } {
+    const nodes = this.#options.tier.connected;
+    const largest = Math.max(0, ...nodes.flatMap(({ shards }) => shards.map(({ tokens }) => tokens)));
+    const lengths = this.#waiting.map(({ length }) => length).filter((length) => length > largest);
+    return { sequences: lengths.length, tokens: Math.max(0, ...lengths) };
   }
 
   get running(): number {
@@ -276,10 +283,10 @@ export class Batcher {
 
   /**
    * Places the oldest waiting sequence whose job keeps up; null when there is none or no room for it. One that only a node
-   * that is away can hold waits for that node, and holds nobody up.
+   * that is away (or is yet to join) can hold waits for that node, and holds nobody up.
    */
   #placeNext(): Sequence | null {
-    const { tier, waitForNodes } = this.#options;
+    const { tier } = this.#options;
     const waitsForNode = new Set<Sequence>();
     for (;;) {
       const sequence = this.#waiting.find((waiting) => !waiting.job.paused && !waitsForNode.has(waiting));
@@ -293,7 +300,7 @@ export class Batcher {
         if (this.#evictPaused(sequence, nodes)) continue;
         return null;
       }
-      if (choice === 'never' && waitForNodes && tier.awaitsRoomFor(sequence.length)) {
+      if (choice === 'never' && tier.awaitsRoomFor(sequence.length)) {
         waitsForNode.add(sequence);
         continue;
       }
