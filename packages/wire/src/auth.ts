@@ -4,7 +4,8 @@
  * The engine proves first: a stranger learns nothing from a node that he could test guesses against. This keeps strangers
  * out; it does not hide or protect what is sent afterwards, which is TLS's work.
  */
-import { UnsupportedError } from '@glinthawk/core';
+import { hmac } from '@noble/hashes/hmac.js';
+import { sha256 } from '@noble/hashes/sha2.js';
 import { frame, type OutgoingFrame } from './frame.ts';
 import { FrameType } from './frame-type.ts';
 import { NONCE_BYTES, PROOF_BYTES } from './hello.ts';
@@ -34,30 +35,22 @@ export function randomNonce(): Uint8Array {
 }
 
 /**
- * HMAC-SHA-256(token, "glinthawk-auth-1 " + role, 0x00, SHA-256(HELLO payload), node nonce).
- * @throws UnsupportedError where WebCrypto is missing (a page that isn't served over https or from localhost)
+ * HMAC-SHA-256(token, "glinthawk-auth-1 " + role, 0x00, SHA-256(HELLO payload), node nonce). Not by WebCrypto, which a page has
+ * only when it came by https or from localhost, and a tab is lent over a local network by plain http, too.
  */
-export async function authProof(
+export function authProof(
   token: string,
   role: AuthRole,
   helloPayload: Uint8Array,
   nodeNonce: Uint8Array,
-): Promise<Uint8Array> {
-  const subtle = globalThis.crypto?.subtle;
-  if (subtle === undefined) {
-    throw new UnsupportedError('NO_WEBCRYPTO', 'a token needs WebCrypto, which this page has not', {
-      hint: 'serve the page over https, or from localhost',
-    });
-  }
+): Uint8Array<ArrayBuffer> {
   const text = new TextEncoder();
-  const label = text.encode(`glinthawk-auth-1 ${role}\0`);
-  const helloHash = new Uint8Array(await subtle.digest('SHA-256', new Uint8Array(helloPayload)));
-  const message = new Uint8Array(label.length + helloHash.length + nodeNonce.length);
-  message.set(label);
-  message.set(helloHash, label.length);
-  message.set(nodeNonce, label.length + helloHash.length);
-  const key = await subtle.importKey('raw', text.encode(token), { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
-  return new Uint8Array(await subtle.sign('HMAC', key, message));
+  const mac = hmac.create(sha256, text.encode(token));
+  mac
+    .update(text.encode(`glinthawk-auth-1 ${role}\0`))
+    .update(sha256(helloPayload))
+    .update(nodeNonce);
+  return new Uint8Array(mac.digest());
 }
 
 /** Compares without telling by its time where the difference is. */

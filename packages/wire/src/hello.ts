@@ -40,6 +40,11 @@ export interface Hello {
   readonly kvDtype: KvDtype;
   readonly wireDtype: WireDtype;
   readonly capabilities: readonly Capability[];
+  /**
+   * Who opened the connection; absent is the engine. A node that listens refuses `node`: such a HELLO was meant for one that came to
+   * its engine by itself, and somebody in between relays it.
+   */
+  readonly connectedBy?: 'engine' | 'node';
 }
 
 /** What one session may have under way at a node. */
@@ -75,6 +80,7 @@ export function helloFrame(hello: Hello): OutgoingFrame {
     kvDtype: hello.kvDtype,
     wireDtype: hello.wireDtype,
     capabilities: hello.capabilities,
+    connectedBy: hello.connectedBy,
     geometry: {
       layers: geometry.layers,
       kvHeads: geometry.kvHeads,
@@ -100,6 +106,7 @@ export function decodeHello(payload: Uint8Array): Hello {
     wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
     capabilities: decodeCapabilities(fields),
     geometry: decodeGeometry(fields.object('geometry')),
+    ...(fields.has('connectedBy') && { connectedBy: fields.oneOf('connectedBy', ['engine', 'node']) }),
   };
 }
 

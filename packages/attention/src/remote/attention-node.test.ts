@@ -139,7 +139,7 @@ describe('before the session', () => {
     first.send(greeting);
     const challenge = decodeAuth((await first.receive()).payload);
     if (challenge.kind !== 'challenge') throw new Error('no challenge');
-    const proof = await authProof('secret', 'engine', greeting.sections[0] as Uint8Array, challenge.nonce);
+    const proof = authProof('secret', 'engine', greeting.sections[0] as Uint8Array, challenge.nonce);
     const answer = authFrame({ kind: 'proof', proof });
     first.send(answer);
     expect((await first.receive()).header.type).toBe(FrameType.WELCOME);

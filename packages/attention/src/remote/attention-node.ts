@@ -12,12 +12,14 @@ import {
   Connection,
   ConnectionClosedError,
   decodeAuth,
+  decodeError,
   decodeHello,
   drainFrame,
   equalBytes,
   errorFrame,
   FrameType,
   frameRule,
+  fromErrorMessage,
   type Hello,
   type KeepaliveOptions,
   MAX_SLOTS,
@@ -41,6 +43,8 @@ export interface AttentionNodeOptions {
   readonly name?: string;
   /** Engines must know it, and are shown that the node does. */
   readonly token?: string | undefined;
+  /** It waits for engines at an address, rather than going to them: what is meant for one that does is refused. */
+  readonly listens?: boolean;
   /** Serve this model only. */
   readonly fingerprint?: string | undefined;
   readonly limits?: Partial<SessionLimits>;
@@ -86,7 +90,7 @@ export class AttentionNode {
   readonly #options: AttentionNodeOptions;
   readonly #logger: Logger;
   readonly #limits: SessionLimits;
-  readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #connections = new Map<Connection, Promise<Error | null>>();
   /** Each with what ends it, oldest first. */
   readonly #handshakes = new Map<Connection, () => void>();
   #tenancy: Tenancy | undefined;
@@ -107,8 +111,11 @@ export class AttentionNode {
     };
   }
 
-  /** Takes a connection over. Never throws: what is wrong with it is told to the other end and logged. */
-  accept(transport: Transport): void {
+  /**
+   * Takes a connection over, whichever end opened it; this end is the node's. Never throws or rejects: what is wrong with it is told
+   * to the other end and logged. Resolves when the connection is over, with what ended it, or null after an orderly end.
+   */
+  accept(transport: Transport): Promise<Error | null> {
     const connection = new Connection(transport, { ...this.#options.keepalive, peerMustRead: true });
     const served = this.#serve(connection).finally(() => {
       this.#connections.delete(connection);
@@ -116,6 +123,7 @@ export class AttentionNode {
       this.#bytesSent += transport.bytesSent;
     });
     this.#connections.set(connection, served);
+    return served;
   }
 
   stats(): AttentionNodeStats {
@@ -167,12 +175,13 @@ export class AttentionNode {
     await Promise.all(served);
   }
 
-  async #serve(connection: Connection): Promise<void> {
+  async #serve(connection: Connection): Promise<Error | null> {
     const from = connection.transport.name;
     try {
       const hello = await this.#handshake(connection);
       await this.#session(connection, hello.hello, hello.proof);
       await connection.end();
+      return null;
     } catch (thrown) {
       const error = toError(thrown);
       if (error instanceof ConnectionClosedError) {
@@ -182,6 +191,7 @@ export class AttentionNode {
         if (!(error instanceof GlinthawkError)) this.#logger.debug('unexpected error', { stack: error.stack });
       }
       await connection.end(errorFrame(toErrorMessage(error)));
+      return error;
     }
   }
 
@@ -207,6 +217,13 @@ export class AttentionNode {
     try {
       const first = await this.#expect(connection, FrameType.HELLO);
       const hello = decodeHello(first);
+      if (this.#options.listens && hello.connectedBy === 'node') {
+        throw this.#refuse(
+          'RELAYED',
+          'this engine waits for nodes to come to it; somebody relays what it says',
+          'use tcp:// or ws:// addresses of nodes',
+        );
+      }
       const proof = await this.#authenticate(connection, first);
       return { hello, proof };
     } finally {
@@ -220,7 +237,7 @@ export class AttentionNode {
     if (token === undefined) return null;
     const payload = helloPayload.slice(); // it may be a view of a chunk that is to go
     const nonce = randomNonce();
-    const expected = await authProof(token, 'engine', payload, nonce);
+    const expected = authProof(token, 'engine', payload, nonce);
     connection.send(authFrame({ kind: 'challenge', nonce }));
     const answer = decodeAuth(await this.#expect(connection, FrameType.AUTH));
     if (answer.kind !== 'proof' || !equalBytes(answer.proof, expected)) {
@@ -232,6 +249,10 @@ export class AttentionNode {
   async #expect(connection: Connection, type: FrameType): Promise<Uint8Array> {
     const { header, payload } = await connection.receive();
     if (header.type === type) return payload;
+    if (header.type === FrameType.ERROR) {
+      this.#refused++;
+      throw fromErrorMessage(decodeError(payload), connection.transport.name);
+    }
     const names = `${frameRule(type)?.name} was expected, ${frameRule(header.type)?.name} came`;
     throw this.#refuse('UNEXPECTED_FRAME', names);
   }

@@ -1,2 +1,3 @@
+export * from './join.node.ts';
 export * from './remote-source.node.ts';
 export * from './serve.node.ts';

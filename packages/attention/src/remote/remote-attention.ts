@@ -74,6 +74,8 @@ export interface RemoteAttentionOptions {
   readonly keepalive?: KeepaliveOptions;
   /** From the connection to WELCOME; the node reserves its memory meanwhile. Default 60,000. */
   readonly handshakeTimeoutMs?: number;
+  /** Who opened the connection. Default `engine`. */
+  readonly connectedBy?: 'engine' | 'node';
   readonly signal?: AbortSignal | undefined;
   readonly logger?: Logger | undefined;
 }
@@ -150,6 +152,7 @@ export class RemoteAttention implements LogSumExpBackend {
       kvDtype: options.kvDtype,
       wireDtype,
       capabilities: ['log-sum-exp'] as const,
+      ...(options.connectedBy === 'node' && { connectedBy: options.connectedBy }),
     };
     try {
       const welcome = await greet(connection, name, hello, options.token);

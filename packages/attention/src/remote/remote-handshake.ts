@@ -40,9 +40,14 @@ export async function greet(connection: Connection, name: string, hello: Hello, 
         });
       }
       const nonce = challenge.nonce;
-      expected = await authProof(token, 'node', helloPayload, nonce);
-      connection.send(authFrame({ kind: 'proof', proof: await authProof(token, 'engine', helloPayload, nonce) }));
+      expected = authProof(token, 'node', helloPayload, nonce);
+      connection.send(authFrame({ kind: 'proof', proof: authProof(token, 'engine', helloPayload, nonce) }));
       reply = await next(connection, name);
+    }
+    if (reply.header.type === FrameType.HELLO) {
+      throw new ProtocolError('NOT_A_NODE', `${name} is an engine, not an attention node`, {
+        hint: 'an address of `--attention ws-listen://…` is for nodes that lend themselves, not for engines',
+      });
     }
     if (reply.header.type !== FrameType.WELCOME) {
       throw new ProtocolError('UNEXPECTED_FRAME', `${name} sent ${frameRule(reply.header.type)?.name}, not WELCOME`);

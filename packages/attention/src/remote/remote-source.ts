@@ -1,5 +1,5 @@
 /** Where remote attention is had from: an address and how to reach it. Connecting again after a loss begins a new session. */
-import { AbortedError, type AttentionGeometry, InputError, type Logger } from '@glinthawk/core';
+import { AbortedError, type AttentionGeometry, InputError, type Logger, NodeLostError } from '@glinthawk/core';
 import {
   bytesToHex,
   connectWebSocket,
@@ -33,10 +33,12 @@ export class RemoteSource implements AttentionSource {
   readonly name: string;
   readonly #dial: Dial;
   readonly #options: RemoteSourceOptions;
+  readonly #connectedBy: 'engine' | 'node';
   readonly #clientId = bytesToHex(randomNonce()); // randomUUID is missing in pages that aren't served by https
 
-  constructor(name: string, dial: Dial, options: RemoteSourceOptions = {}) {
+  constructor(name: string, dial: Dial, options: RemoteSourceOptions = {}, connectedBy: 'engine' | 'node' = 'engine') {
     this.name = name;
+    this.#connectedBy = connectedBy;
     this.#dial = dial;
     this.#options = options;
   }
@@ -55,6 +57,7 @@ export class RemoteSource implements AttentionSource {
         kvDtype: options.kvDtype,
         fingerprint: options.fingerprint,
         clientId: this.#clientId,
+        connectedBy: this.#connectedBy,
         signal,
       });
     } catch (error) {
@@ -62,6 +65,25 @@ export class RemoteSource implements AttentionSource {
       throw error;
     }
   }
+}
+
+/**
+ * A node at the other end of a connection that it opened itself, such as a tab that lends itself to a job. Once: when the connection
+ * is lost the node may come again, by another connection. Whoever accepted the transport closes it if it is never asked for.
+ */
+export function transportSource(
+  transport: Transport,
+  options: Omit<RemoteSourceOptions, 'connectTimeoutMs'> = {},
+): AttentionSource {
+  const { name } = transport;
+  let isTaken = false;
+  const take = async () => {
+    if (isTaken) throw new NodeLostError(name, `the connection that ${name} opened is used up`);
+    isTaken = true;
+    return transport;
+  };
+  const source = new RemoteSource(name, take, options, 'node');
+  return { name, once: true, connect: (geometry, how) => source.connect(geometry, how) };
 }
 
 /** `ws://host:port` or `wss://host:port`, in browsers and in Node. @throws InputError */

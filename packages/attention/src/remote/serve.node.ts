@@ -2,7 +2,9 @@
 import { type Listener, type ListenOptions, listen } from '@glinthawk/wire/node';
 import { AttentionNode, type AttentionNodeOptions } from './attention-node.ts';
 
-export interface ServeOptions extends AttentionNodeOptions, Omit<ListenOptions, 'onTransport' | 'token' | 'logger'> {}
+export interface ServeOptions
+  extends Omit<AttentionNodeOptions, 'listens'>,
+    Omit<ListenOptions, 'onTransport' | 'token' | 'logger'> {}
 
 export interface AttentionServer {
   readonly node: AttentionNode;
@@ -14,8 +16,8 @@ export interface AttentionServer {
 
 /** @throws InputError when the address can't be had, or is reachable from other machines and there is no token */
 export async function serveAttention(options: ServeOptions): Promise<AttentionServer> {
-  const node = new AttentionNode(options);
-  const listener = await listen({ ...options, onTransport: (transport) => node.accept(transport) });
+  const node = new AttentionNode({ ...options, listens: true });
+  const listener = await listen({ ...options, onTransport: (transport) => void node.accept(transport) });
   return {
     node,
     listener,

@@ -1,8 +1,9 @@
 /**
  * One port for raw TCP and for WebSocket: the first byte of a connection tells a frame's magic from an HTTP request. With a
- * certificate both are under TLS. Connections that say nothing, or something else, are closed.
+ * certificate both are under TLS. Other HTTP requests are answered by whoever listens, or told what this is. Connections that say
+ * nothing, or something else, are closed.
  */
-import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import { InputError, type Logger, silentLogger } from '@glinthawk/core';
@@ -28,8 +29,13 @@ export interface ListenOptions {
    */
   readonly origins?: readonly string[];
   readonly onTransport: (transport: Transport) => void;
+  /** Answers plain HTTP requests, a page's for example. Absent: 426, as a node has nothing else to say. */
+  readonly onRequest?: (request: IncomingMessage, response: ServerResponse) => void;
   readonly logger?: Logger;
-  /** How long a connection may take for TLS, and again to show its kind and ask for a WebSocket. Default 10,000. */
+  /**
+   * How long a connection may take for TLS, and again to show its kind and ask for a WebSocket, or for each request of plain HTTP.
+   * Default 10,000.
+   */
   readonly peekTimeoutMs?: number;
 }
 
@@ -48,6 +54,10 @@ export interface Listener {
 
 /** Connections that are no transport yet; beyond them the oldest is closed. */
 const MAX_UNDECIDED = 256;
+/** Connections with an HTTP request that is being answered; beyond them the oldest is closed. */
+const MAX_ANSWERING = 64;
+/** An answer of which the other end takes nothing for so long is given up. */
+const ANSWER_STALL_MS = 30_000;
 
 /** @throws InputError when the address can't be had, or is beyond this machine and there is no token */
 export async function listen(options: ListenOptions): Promise<Listener> {
@@ -56,10 +66,16 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   const peekTimeoutMs = options.peekTimeoutMs ?? 10_000;
   const sockets = new Set<Socket>(); // as they were accepted, below TLS
   const undecided = new UndecidedSockets(peekTimeoutMs);
-  const http = createHttpServer((_request, response) => {
+  const http = createHttpServer((request, response) => {
+    if (options.onRequest !== undefined) {
+      undecided.answering(request.socket, response);
+      options.onRequest(request, response);
+      return;
+    }
     response.writeHead(426, { 'Content-Type': 'text/plain', Upgrade: 'websocket', Connection: 'close' });
     response.end('A Glinthawk attention node: connect by WebSocket or TCP.\n');
   });
+  http.timeout = ANSWER_STALL_MS;
   const webSockets = new WebSocketServer({
     noServer: true,
     perMessageDeflate: false, // tensors don't compress
@@ -155,11 +171,13 @@ export async function listen(options: ListenOptions): Promise<Listener> {
 
 /**
  * Connections that may yet turn out to be anything: each is closed if it doesn't become a transport in time, however busy it
- * looks, and the oldest of too many at once. They are known by the peer's address, which a socket shares with the TLS over it.
+ * looks, and the oldest of too many at once. While an HTTP request is answered its connection is let be, among a few others; then it
+ * has the same time for its next one. They are known by the peer's address, which a socket shares with the TLS over it.
  */
 class UndecidedSockets {
   readonly #timeoutMs: number;
-  readonly #deadlines = new Map<string, { readonly socket: Socket; readonly timer: NodeJS.Timeout }>(); // oldest first
+  readonly #deadlines = new Map<string, { readonly socket: Socket; readonly end: () => void }>(); // oldest first
+  readonly #answering = new Map<string, { readonly socket: Socket; responses: number }>(); // oldest first
 
   constructor(timeoutMs: number) {
     this.#timeoutMs = timeoutMs;
@@ -172,12 +190,18 @@ class UndecidedSockets {
       this.#forget(oldest);
       stale.destroy();
     }
-    const deadline = { socket, timer: setTimeout(() => socket.destroy(), this.#timeoutMs) };
-    this.#deadlines.set(peer, deadline);
-    socket.once('close', () => {
-      clearTimeout(deadline.timer);
+    const timer = setTimeout(() => socket.destroy(), this.#timeoutMs);
+    const onClose = () => {
+      clearTimeout(timer);
       if (this.#deadlines.get(peer) === deadline) this.#deadlines.delete(peer);
-    });
+    };
+    const end = () => {
+      clearTimeout(timer);
+      socket.off('close', onClose);
+    };
+    const deadline = { socket, end };
+    this.#deadlines.set(peer, deadline);
+    socket.once('close', onClose);
   }
 
   /** It became a transport, or goes on as another object. */
@@ -185,8 +209,27 @@ class UndecidedSockets {
     this.#forget(peerOf(socket));
   }
 
+  /** A whole request came, and is being answered. */
+  answering(socket: Socket, response: ServerResponse): void {
+    const peer = peerOf(socket);
+    this.#forget(peer);
+    const answers = this.#answering.get(peer) ?? { socket, responses: 0 };
+    for (const [oldest, { socket: stale }] of this.#answering) {
+      if (this.#answering.size < MAX_ANSWERING || oldest === peer) break;
+      this.#answering.delete(oldest);
+      stale.destroy();
+    }
+    answers.responses++;
+    this.#answering.set(peer, answers);
+    response.once('close', () => {
+      if (--answers.responses > 0) return;
+      if (this.#answering.get(peer) === answers) this.#answering.delete(peer);
+      if (!socket.destroyed) this.add(socket);
+    });
+  }
+
   #forget(peer: string): void {
-    clearTimeout(this.#deadlines.get(peer)?.timer);
+    this.#deadlines.get(peer)?.end();
     this.#deadlines.delete(peer);
   }
 }
