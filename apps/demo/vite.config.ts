@@ -1,14 +1,20 @@
 /** The demo page: a static site that runs from any path. Served here with the headers that give it shared memory. */
 import { resolve } from 'node:path';
 import { defineConfig } from 'vite';
+import { contentSecurityPolicy } from './vite/content-security-policy.ts';
+import { serviceWorker } from './vite/service-worker-plugin.ts';
 
 const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' };
 
 export default defineConfig({
   root: import.meta.dirname,
   base: './',
+  plugins: [
+    contentSecurityPolicy(),
+    serviceWorker(resolve(import.meta.dirname, 'src/service-worker/service-worker.ts')),
+  ],
   build: { target: 'es2023', chunkSizeWarningLimit: 2000 },
   worker: { format: 'es' },
-  server: { headers: isolation, fs: { allow: [resolve(import.meta.dirname, '../..')] } },
-  preview: { headers: isolation },
+  server: { headers: isolation, strictPort: true, fs: { allow: [resolve(import.meta.dirname, '../..')] } },
+  preview: { headers: isolation, strictPort: true },
 });

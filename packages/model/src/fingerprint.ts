@@ -11,12 +11,14 @@ const SAMPLE_BYTES = 512;
 
 /**
  * @param texts what else makes the model what it is, e.g. the bytes of tokenizer.json; order counts
+ * @param sampled whether weights are sampled; without, it is the fingerprint of a model's headers, and another one
  * @returns 64 hex digits
  */
 export async function fingerprintOf(
   config: ModelConfig,
   texts: readonly (Uint8Array<ArrayBuffer> | string)[],
   weights: WeightTable,
+  sampled = true,
 ): Promise<string> {
   const encoder = new TextEncoder();
   const parts: Uint8Array<ArrayBuffer>[] = [encoder.encode(JSON.stringify(config))];
@@ -25,6 +27,7 @@ export async function fingerprintOf(
     const { stored, shape, storedBytes } = weights.info(name);
     const { file, offset } = weights.tensor(name);
     parts.push(encoder.encode(`\n${name} ${stored} ${shape.join('x')}\n`));
+    if (!sampled) continue;
     const length = Math.min(SAMPLE_BYTES, storedBytes);
     const last = storedBytes - length;
     for (const at of new Set([0, Math.floor(last / 2), last])) parts.push(await file.read(offset + at, length));

@@ -24,19 +24,20 @@ const IDENTITY_KEYS = ['model', 'pre', 'tokens', 'token_type', 'scores', 'merges
 
 /**
  * @param entry the GGUF file among `files`
+ * @param sampled whether the fingerprint reads samples of the weights
  * @throws ModelFormatError, UnsupportedError; nothing stays open then
  */
-export async function openGguf(files: ModelFiles, entry: string): Promise<Model> {
+export async function openGguf(files: ModelFiles, entry: string, sampled = true): Promise<Model> {
   const file = await files.open(entry);
   try {
-    return await readModel(files, file);
+    return await readModel(files, file, sampled);
   } catch (thrown) {
     await file.close();
     throw thrown;
   }
 }
 
-async function readModel(files: ModelFiles, file: FileSource): Promise<Model> {
+async function readModel(files: ModelFiles, file: FileSource, sampled: boolean): Promise<Model> {
   const header = await readGgufHeader(file);
   const parts = Number(header.metadata.get('split.count') ?? 1);
   if (parts > 1) {
@@ -79,7 +80,7 @@ async function readModel(files: ModelFiles, file: FileSource): Promise<Model> {
     ...text,
     generationDefaults: readGenerationDefaults(generation),
     weights,
-    fingerprint: await fingerprintOf(config, [...identity, ...contents.values()], weights),
+    fingerprint: await fingerprintOf(config, [...identity, ...contents.values()], weights, sampled),
     notes,
     close: () => weights.close(),
   };

@@ -8,8 +8,11 @@ import { openHuggingFaceWeights } from './huggingface-weights.ts';
 import type { Model } from './model.ts';
 import { MAX_CONFIG_BYTES } from './model-limits.ts';
 
-/** @throws ModelFormatError, UnsupportedError; nothing stays open then */
-export async function openHuggingFace(files: ModelFiles): Promise<Model> {
+/**
+ * @param sampled whether the fingerprint reads samples of the weights
+ * @throws ModelFormatError, UnsupportedError; nothing stays open then
+ */
+export async function openHuggingFace(files: ModelFiles, sampled = true): Promise<Model> {
   const configJson = await readJson(files, 'config.json', MAX_CONFIG_BYTES);
   if (configJson === undefined) {
     throw new ModelFormatError('MODEL_FILE_MISSING', `${files.name} has no config.json`, {
@@ -30,7 +33,12 @@ export async function openHuggingFace(files: ModelFiles): Promise<Model> {
       generationDefaults: readGenerationDefaults(generation),
       weights,
       notes,
-      fingerprint: await fingerprintOf(config, [...contents.values(), JSON.stringify(generation ?? null)], weights),
+      fingerprint: await fingerprintOf(
+        config,
+        [...contents.values(), JSON.stringify(generation ?? null)],
+        weights,
+        sampled,
+      ),
       close: () => weights.close(),
     };
   } catch (thrown) {

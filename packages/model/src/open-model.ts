@@ -13,6 +13,11 @@ import type { Model } from './model.ts';
 export interface OpenModelOptions {
   /** Told of notes on how the model was opened. */
   readonly logger?: Logger;
+  /**
+   * Reads headers only, no samples of the weights, so that looking at a model over a network takes a few requests. Its
+   * fingerprint is then not the one that the model has where it runs.
+   */
+  readonly headersOnly?: boolean;
 }
 
 /**
@@ -27,22 +32,22 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
 /** As openModel, of files that need not be on a disk. */
 export async function openModelFiles(files: ModelFiles, options: OpenModelOptions = {}): Promise<Model> {
   const logger = options.logger ?? silentLogger;
-  const model = await openAny(files);
+  const model = await openAny(files, options.headersOnly !== true);
   for (const note of model.notes ?? []) logger.info(note);
   return model;
 }
 
-async function openAny(files: ModelFiles): Promise<Model> {
+async function openAny(files: ModelFiles, sampled: boolean): Promise<Model> {
   const ggufs = files.entries.filter((entry) => entry.toLowerCase().endsWith('.gguf'));
   const [gguf] = ggufs;
   if (files.single) {
-    if (gguf !== undefined) return openGguf(files, gguf);
+    if (gguf !== undefined) return openGguf(files, gguf, sampled);
     throw new UnsupportedError('UNSUPPORTED_FILE', `${files.name} is not a .gguf file`, {
       hint: 'Give a Hugging Face folder or a .gguf file.',
     });
   }
-  if (gguf === undefined || hasSafetensors(files)) return openHuggingFace(files);
-  if (ggufs.length === 1) return openGguf(files, gguf);
+  if (gguf === undefined || hasSafetensors(files)) return openHuggingFace(files, sampled);
+  if (ggufs.length === 1) return openGguf(files, gguf, sampled);
   throw new ModelFormatError('MODEL_AMBIGUOUS', `${files.name} has ${ggufs.length} GGUF files and no safetensors`, {
     hint: `Give one of them: ${ggufs.join(', ')}.`,
   });

@@ -20,6 +20,14 @@ export interface RemoteFile {
   readonly acceptsRanges: boolean;
 }
 
+/** One of several models that a repository holds. */
+export interface RemoteChoice {
+  readonly source: ModelSource;
+  /** Its path in the repository. */
+  readonly name: string;
+  readonly bytes: number;
+}
+
 /** What is known before anything is stored. */
 export interface RemoteModel {
   readonly source: ModelSource;
@@ -34,6 +42,8 @@ export interface RemoteModel {
   /** What the browser grants this page and what of it is used; null where it doesn't tell. */
   readonly quotaBytes: number | null;
   readonly usedBytes: number | null;
+  /** Other models in the same repository: its GGUF files. Where there are no `files`, one of these has to be chosen. */
+  readonly choices: readonly RemoteChoice[];
   /** What speaks against it, in words: larger than the quota, more memory than a WASM tier has, …; empty when nothing does. */
   readonly obstacles: readonly string[];
 }
@@ -70,6 +80,8 @@ export interface DownloadProgress {
   readonly bytesPerSecond: number;
   /** Set while a cut connection is being tried again. */
   readonly retrying: string | null;
+  /** What a person should know of it, in a sentence: that it had to start anew, and why. */
+  readonly note: string | null;
 }
 
 export interface ModelStore {
@@ -83,7 +95,12 @@ export interface ModelStore {
     remote: RemoteModel,
     options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: DownloadProgress) => void },
   ): Promise<StoredModel>;
-  /** Forgets a stored or a partial model. */
+  /**
+   * For gated and private repositories: sent to the hub's own origin only, and kept by this object only, never stored.
+   * null forgets it.
+   */
+  setHubToken(token: string | null): void;
+  /** Forgets a stored or a partial model. @throws InputError when it is in use, here or in another tab */
   remove(id: string): Promise<void>;
   /** Called when another tab stored or removed something; returns what ends the subscription. */
   subscribe(listener: () => void): () => void;

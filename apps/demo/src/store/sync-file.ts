@@ -1,0 +1,60 @@
+/**
+ * Files of the origin private file system as workers write them: in place, at any offset, one writer at a time. Not for the page,
+ * where browsers don't offer it. A full disk or quota comes out as StorageFullError, whatever the browser calls it.
+ */
+import { nullWhenAbsent } from './store-directory.ts';
+
+/** FileSystemSyncAccessHandle, which TypeScript's `dom` library leaves to `webworker`; the two exclude each other. */
+export interface SyncFile {
+  read(buffer: Uint8Array<ArrayBuffer>, options: { readonly at: number }): number;
+  write(buffer: Uint8Array<ArrayBuffer>, options: { readonly at: number }): number;
+  truncate(bytes: number): void;
+  getSize(): number;
+  flush(): void;
+  close(): void;
+}
+
+export class StorageFullError extends Error {}
+
+/** Creates it if need be. The caller closes it. */
+export async function openSyncFile(directory: FileSystemDirectoryHandle, name: string): Promise<SyncFile> {
+  const handle = (await directory.getFileHandle(name, { create: true })) as FileSystemFileHandle & {
+    createSyncAccessHandle(): Promise<SyncFile>;
+  };
+  return handle.createSyncAccessHandle();
+}
+
+/** @throws StorageFullError */
+export function writeAll(file: SyncFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
+  const written = guarded(() => file.write(bytes, { at }));
+  // The specification lets a write end early when there is no room.
+  if (written < bytes.byteLength) throw new StorageFullError();
+}
+
+/** @throws StorageFullError */
+export async function writeJson(directory: FileSystemDirectoryHandle, name: string, value: unknown): Promise<void> {
+  const file = await openSyncFile(directory, name);
+  try {
+    file.truncate(0);
+    writeAll(file, new TextEncoder().encode(JSON.stringify(value)), 0);
+    guarded(() => file.flush());
+  } finally {
+    file.close();
+  }
+}
+
+export async function removeIfThere(directory: FileSystemDirectoryHandle, name: string): Promise<void> {
+  await directory.removeEntry(name, { recursive: true }).catch(nullWhenAbsent);
+}
+
+export function guarded<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (thrown) {
+    if (thrown instanceof DOMException && thrown.name === 'QuotaExceededError') throw new StorageFullError();
+    // Chromium's own words for a disk that is full.
+    if (thrown instanceof DOMException && /no space|disk.*full|quota/i.test(thrown.message))
+      throw new StorageFullError();
+    throw thrown;
+  }
+}
