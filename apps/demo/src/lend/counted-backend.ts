@@ -1,0 +1,90 @@
+/** A backend that counts its attends, and says what it holds while it is open; everything else is the backend's own. */
+import {
+  type AttentionBackend,
+  type AttentionCapacity,
+  type AttentionLimits,
+  type AttentionStats,
+  type AttentionStep,
+  hasLogSumExp,
+  type LogSumExpBackend,
+  type Slot,
+} from '@glinthawk/attention';
+import { type AttentionGeometry, InputError, type KvDtype, type NodeLostError } from '@glinthawk/core';
+
+/** Over all sessions of a node. */
+export interface AttendCount {
+  attends: number;
+  /** Of the session that is open; null without one. */
+  capacity: AttentionCapacity | null;
+}
+
+export class CountedBackend implements LogSumExpBackend {
+  readonly name: string;
+  readonly geometry: AttentionGeometry;
+  readonly kvDtype: KvDtype;
+  readonly capacity: AttentionCapacity;
+  readonly limits?: AttentionLimits;
+  readonly lost: Promise<NodeLostError>;
+  readonly #inner: AttentionBackend;
+  readonly #count: AttendCount;
+
+  constructor(inner: AttentionBackend, count: AttendCount) {
+    this.#inner = inner;
+    this.#count = count;
+    this.name = inner.name;
+    this.geometry = inner.geometry;
+    this.kvDtype = inner.kvDtype;
+    this.capacity = inner.capacity;
+    if (inner.limits !== undefined) this.limits = inner.limits;
+    this.lost = inner.lost;
+    count.capacity = inner.capacity;
+  }
+
+  open(slot: Slot, shard: number): void {
+    this.#inner.open(slot, shard);
+  }
+
+  free(slot: Slot): void {
+    this.#inner.free(slot);
+  }
+
+  announce(step: AttentionStep): void {
+    this.#inner.announce(step);
+  }
+
+  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+    this.#count.attends++;
+    return this.#inner.attend(stepId, layer, qkv, output);
+  }
+
+  attendWithLogSumExp(
+    stepId: number,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp: Float32Array,
+  ): Promise<void> {
+    if (!hasLogSumExp(this.#inner)) {
+      return Promise.reject(new InputError('NO_LOG_SUM_EXP', `${this.name} does not give the log-sum-exp`));
+    }
+    this.#count.attends++;
+    return this.#inner.attendWithLogSumExp(stepId, layer, qkv, output, logSumExp);
+  }
+
+  retire(stepId: number): void {
+    this.#inner.retire(stepId);
+  }
+
+  stats(): AttentionStats {
+    return this.#inner.stats();
+  }
+
+  allocatedBytes(): number {
+    return this.#inner.allocatedBytes();
+  }
+
+  close(): Promise<void> {
+    this.#count.capacity = null;
+    return this.#inner.close();
+  }
+}
