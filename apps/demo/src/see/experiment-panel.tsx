@@ -1,0 +1,228 @@
+/** The experiment's controls: which tiers, how far apart, how much in flight, how much memory; the load; the comparison. */
+import { type Signal, useComputed, useSignal } from '@preact/signals';
+import { useId } from 'preact/hooks';
+import type { TierReport } from '../engine/protocol.ts';
+import { formatBytes } from '../state/format.ts';
+import { ComparisonView } from './comparison-view.tsx';
+import type { Experiment } from './experiment.ts';
+import {
+  type Knobs,
+  LEAST_MANY,
+  MOST_LATENCY_MS,
+  MOST_MANY,
+  ROW_CHOICES,
+  SETUP_NAMES,
+  SETUPS,
+  type Setup,
+  STORY_CHOICES,
+  settingsFor,
+  setupOf,
+  storiesInFlight,
+  storyKvBytes,
+  tokenBytesOf,
+} from './experiment-settings.ts';
+
+const FEW_STORIES = 48;
+/** A trial is measured for some seconds; stories that end are followed by others. */
+const STORIES_TO_COMPARE = 1_500;
+
+export interface ExperimentPanelProps {
+  readonly experiment: Experiment;
+  readonly tiers: TierReport | null;
+  /** Something of the page's own is under way: opening, a prompt, a batch. */
+  readonly busy: boolean;
+  readonly knobs: Signal<Knobs>;
+  onLatency(ms: number): void;
+}
+
+export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: ExperimentPanelProps) {
+  const comparison = experiment.comparison.value;
+  const comparing = comparison.phase === 'running';
+  const loading = experiment.load.value !== null;
+  const blocked = tiers === null || comparing || (busy && !loading);
+  const compared = useSignal(knobs.value);
+  const many = useComputed(() => storiesInFlight(knobs.value));
+  const tokenBytes = tiers === null ? 1 : tokenBytesOf(tiers);
+  const setup = tiers === null ? null : setupOf(tiers.settings);
+
+  const choose = (next: Setup, with_: Knobs = knobs.value) => {
+    if (tiers !== null) experiment.change(settingsFor(next, with_, tiers.settings, tokenBytes));
+  };
+  /** A knob that tiers are made with: they are made again if it concerns those that are open. */
+  const turn = (change: Partial<Knobs>, concerns: (setup: Setup) => boolean) => {
+    knobs.value = { ...knobs.value, ...change };
+    if (setup !== null && concerns(setup) && !blocked) choose(setup);
+  };
+  const compare = () => {
+    if (tiers === null) return;
+    compared.value = knobs.value;
+    const trials = SETUPS.map((each) => ({
+      setup: each,
+      settings: settingsFor(each, knobs.value, tiers.settings, tokenBytes),
+    }));
+    experiment.compare(trials, tiers.settings, STORIES_TO_COMPARE);
+  };
+
+  return (
+    <div class="see-experiment">
+      <SetupSwitch setup={setup} knobs={knobs.value} blocked={blocked} onChoose={choose} />
+      <div class="see-knobs">
+        <Slider
+          label="Round trip between the tiers"
+          value={knobs.value.latencyMs}
+          least={0}
+          most={MOST_LATENCY_MS}
+          shown={`${knobs.value.latencyMs} ms`}
+          note={setup === 'one-tier' ? 'one tier has none' : 'added to each, live'}
+          disabled={comparing}
+          onInput={(latencyMs) => {
+            knobs.value = { ...knobs.value, latencyMs };
+            onLatency(latencyMs);
+          }}
+        />
+        <Slider
+          label="“Many” in flight"
+          value={knobs.value.inFlight}
+          least={LEAST_MANY}
+          most={MOST_MANY}
+          shown={String(knobs.value.inFlight)}
+          note={`${many.value} stories under way at once`}
+          disabled={comparing}
+          onInput={(inFlight) => {
+            knobs.value = { ...knobs.value, inFlight };
+          }}
+          onChange={() => turn({}, (each) => each === 'many-in-flight')}
+        />
+        <Choice
+          label="Rows of a micro-batch"
+          value={knobs.value.rows}
+          choices={ROW_CHOICES.map((rows) => ({ value: rows, name: String(rows) }))}
+          note="with 1 in flight and with many"
+          disabled={blocked}
+          onChange={(rows) => turn({ rows }, (each) => each !== 'one-tier')}
+        />
+        <Choice
+          label="KV memory of one tier"
+          value={knobs.value.oneTierStories}
+          choices={STORY_CHOICES.map((stories) => ({ value: stories, name: storiesOf(stories, tiers, tokenBytes) }))}
+          note="little, as beside the weights on a GPU"
+          disabled={blocked}
+          onChange={(oneTierStories) => turn({ oneTierStories }, (each) => each === 'one-tier')}
+        />
+      </div>
+      <p class="see-honest">
+        Simulated: the distance between the tiers, and how little KV memory one tier has. <b>One tier</b> computes
+        attention in turn with the dense layers in one place, with nothing in between. <b>Two tiers</b> have the
+        workers’ KV memory, at the distance of the slider. Everything you see is measured.
+      </p>
+      <div class="see-actions">
+        {loading || comparing ? (
+          <button type="button" class="see-button see-stop" onClick={() => experiment.stop()}>
+            {comparing ? 'Stop comparing' : 'Stop the stories'}
+          </button>
+        ) : (
+          <>
+            <button type="button" class="see-button" disabled={blocked} onClick={() => experiment.start(FEW_STORIES)}>
+              Write {FEW_STORIES} stories at once
+            </button>
+            <button type="button" class="see-button" disabled={blocked} onClick={() => experiment.start(many.value)}>
+              Write {many.value}
+            </button>
+          </>
+        )}
+        <button type="button" class="see-button see-primary" disabled={blocked} onClick={compare}>
+          Compare all three
+        </button>
+        {tiers === null && <span class="see-hint">Load the example model first.</span>}
+      </div>
+      <ComparisonView state={comparison} knobs={compared.value} />
+    </div>
+  );
+}
+
+function storiesOf(stories: number, tiers: TierReport | null, tokenBytes: number): string {
+  const room = `${stories} ${stories === 1 ? 'story' : 'stories'}`;
+  return tiers === null ? room : `${room} (${formatBytes(storyKvBytes(stories, tokenBytes))})`;
+}
+
+function SetupSwitch(props: {
+  readonly setup: Setup | null;
+  readonly knobs: Knobs;
+  readonly blocked: boolean;
+  onChoose(setup: Setup): void;
+}) {
+  const name = useId();
+  return (
+    <fieldset class="see-switch" disabled={props.blocked}>
+      <legend>Where attention runs</legend>
+      {SETUPS.map((setup) => (
+        <label key={setup} class={props.setup === setup ? 'see-chosen' : ''}>
+          <input type="radio" name={name} checked={props.setup === setup} onChange={() => props.onChoose(setup)} />
+          <span>{SETUP_NAMES[setup]}</span>
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+interface SliderProps {
+  readonly label: string;
+  readonly value: number;
+  readonly least: number;
+  readonly most: number;
+  readonly shown: string;
+  readonly note: string;
+  readonly disabled: boolean;
+  onInput(value: number): void;
+  /** When it is let go of. */
+  onChange?(): void;
+}
+
+function Slider({ label, value, least, most, shown, note, disabled, onInput, onChange }: SliderProps) {
+  const id = useId();
+  return (
+    <div class="see-knob">
+      <label for={id}>{label}</label>
+      <output for={id}>{shown}</output>
+      <input
+        id={id}
+        type="range"
+        min={least}
+        max={most}
+        step={1}
+        value={value}
+        disabled={disabled}
+        aria-valuetext={shown}
+        onInput={(event) => onInput(Number(event.currentTarget.value))}
+        onChange={() => onChange?.()}
+      />
+      <small>{note}</small>
+    </div>
+  );
+}
+
+interface ChoiceProps {
+  readonly label: string;
+  readonly value: number;
+  readonly choices: readonly { readonly value: number; readonly name: string }[];
+  readonly note: string;
+  readonly disabled: boolean;
+  onChange(value: number): void;
+}
+
+function Choice({ label, value, choices, note, disabled, onChange }: ChoiceProps) {
+  const id = useId();
+  return (
+    <div class="see-knob">
+      <label for={id}>{label}</label>
+      <select id={id} disabled={disabled} onChange={(event) => onChange(Number(event.currentTarget.value))}>
+        {choices.map((choice) => (
+          <option key={choice.value} value={choice.value} selected={choice.value === value}>
+            {choice.name}
+          </option>
+        ))}
+      </select>
+      <small>{note}</small>
+    </div>
+  );
+}

@@ -1,0 +1,83 @@
+/**
+ * The three settings that the experiment compares, as tier settings. What is simulated and what isn't: one tier runs attention in
+ * the dense tier's own place and in turns with it, with no distance, but with little KV memory, as a GPU has once the weights
+ * are in; two tiers have the KV memory of all workers, at the distance of the slider's round trip. Everything else is measured.
+ */
+import type { TierReport, TierSettings } from '../engine/protocol.ts';
+import { BEGINNING_TOKENS, STORY_TOKENS } from './story-load.ts';
+
+export const SETUPS = ['one-tier', 'one-in-flight', 'many-in-flight'] as const;
+export type Setup = (typeof SETUPS)[number];
+
+export interface Knobs {
+  /** Round trip added between two tiers. */
+  readonly latencyMs: number;
+  /** Micro-batches in flight where there are many. */
+  readonly inFlight: number;
+  /** Rows of a micro-batch at most, with one in flight and with many alike. */
+  readonly rows: number;
+  /** How many whole stories the KV memory of one tier has room for. */
+  readonly oneTierStories: number;
+}
+
+/** Measured with the example model on two cores; see verdict.ts for how the page words what comes out. */
+export const DEFAULT_KNOBS: Knobs = { latencyMs: 10, inFlight: 24, rows: 16, oneTierStories: 2 };
+
+export const MOST_LATENCY_MS = 50;
+export const LEAST_MANY = 2;
+export const MOST_MANY = 32;
+export const ROW_CHOICES: readonly number[] = [4, 8, 16, 32, 64];
+export const STORY_CHOICES: readonly number[] = [1, 2, 4, 8, 16, 32, 64, 128];
+
+const BLOCK_TOKENS = 16;
+/** Admission leaves some blocks free for sequences to grow into. */
+const SLACK = 1.2;
+const MIB = 2 ** 20;
+const MOST_KV_BYTES = 1024 * MIB;
+
+/** KV of that many whole stories, given the bytes of a token's KV. */
+export function storyKvBytes(stories: number, tokenBytes: number): number {
+  const blocks = Math.ceil((BEGINNING_TOKENS + STORY_TOKENS) / BLOCK_TOKENS);
+  return Math.ceil((Math.ceil(stories * blocks * SLACK) + 1) * BLOCK_TOKENS * tokenBytes);
+}
+
+export function tokenBytesOf(report: TierReport): number {
+  return report.kvCapacityTokens > 0 ? report.kvCapacityBytes / report.kvCapacityTokens : 1;
+}
+
+/** How many stories are under way at once when all in flight is full. */
+export function storiesInFlight({ inFlight, rows }: Knobs): number {
+  return inFlight * rows;
+}
+
+/** @param base what the visitor has; workers, remotes and dtypes are kept. `kvBytes` of two tiers is never made less. */
+export function settingsFor(setup: Setup, knobs: Knobs, base: TierSettings, tokenBytes: number): TierSettings {
+  const { latencyMs } = knobs;
+  if (setup === 'one-tier') {
+    const kvBytes = Math.round(storyKvBytes(knobs.oneTierStories, tokenBytes));
+    return { ...base, mode: 'one-tier', kvBytes, inFlight: 1, microBatchRows: 'auto', latencyMs };
+  }
+  const wanted = Math.min(MOST_KV_BYTES, storyKvBytes(storiesInFlight(knobs), tokenBytes));
+  const kvBytes = Math.max(base.mode === 'two-tiers' ? base.kvBytes : 0, Math.ceil(wanted / MIB) * MIB);
+  const inFlight = setup === 'one-in-flight' ? 1 : knobs.inFlight;
+  const workers = base.workers === 0 && base.remotes.length === 0 ? 1 : base.workers;
+  return { ...base, workers, mode: 'two-tiers', kvBytes, inFlight, microBatchRows: knobs.rows, latencyMs };
+}
+
+export function setupOf(settings: TierSettings): Setup {
+  if (settings.mode === 'one-tier') return 'one-tier';
+  return settings.inFlight === 1 ? 'one-in-flight' : 'many-in-flight';
+}
+
+/** Whether tiers were opened as asked; latency is changed live and left out. */
+export function sameTiers(a: TierSettings, b: TierSettings): boolean {
+  return (
+    a.mode === b.mode && a.kvBytes === b.kvBytes && a.inFlight === b.inFlight && a.microBatchRows === b.microBatchRows
+  );
+}
+
+export const SETUP_NAMES: Readonly<Record<Setup, string>> = {
+  'one-tier': 'One tier',
+  'one-in-flight': 'Two tiers, 1 in flight',
+  'many-in-flight': 'Two tiers, many in flight',
+};

@@ -1,0 +1,145 @@
+/** The KV memory as a filling map: a grid a node, a cell for one or several blocks, a colour a sequence, free ones empty. */
+import { useSignal } from '@preact/signals';
+import { useEffect, useRef } from 'preact/hooks';
+import { formatBytes } from '../state/format.ts';
+import { cellGrid, KvCellMap } from './kv-cells.ts';
+import { sequenceColour } from './palette.ts';
+import type { SampleLog } from './sample-log.ts';
+import { readTheme, type Theme, watchTheme } from './theme.ts';
+
+export interface KvMapProps {
+  readonly log: SampleLog;
+  readonly nodeName: (node: number) => string;
+}
+
+const MOST_NODES = 12;
+
+export function KvMap({ log, nodeName }: KvMapProps) {
+  const nodes = useSignal(0);
+  useEffect(
+    () =>
+      log.subscribe(() => {
+        nodes.value = log.nodes.length;
+      }),
+    [log],
+  );
+  const shown = Math.min(nodes.value, MOST_NODES);
+  return (
+    <div class="see-kv">
+      {Array.from({ length: shown }, (_, node) => (
+        <KvNode key={node} log={log} node={node} name={nodeName(node)} />
+      ))}
+      {nodes.value > shown && <p class="see-hint">and {nodes.value - shown} more nodes</p>}
+      {nodes.value === 0 && <p class="see-hint">No KV memory yet: open a model first.</p>}
+    </div>
+  );
+}
+
+interface KvFigures {
+  readonly used: number;
+  readonly blocks: number;
+  readonly blockBytes: number;
+  readonly blockTokens: number;
+  readonly sequences: number;
+  readonly blocksPerCell: number;
+  readonly connected: boolean;
+}
+
+function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: number; readonly name: string }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const figures = useSignal<KvFigures | null>(null);
+  useEffect(() => {
+    const element = canvas.current;
+    const context = element?.getContext('2d');
+    if (element == null || context == null) return;
+    const parent = element.parentElement ?? document.body;
+    const map = new KvCellMap();
+    let theme = readTheme(parent);
+    let drawnVersion = -1;
+    let visible = true;
+    const draw = (again: boolean) => {
+      const sample = log.nodes[node];
+      if (sample === undefined || !visible || document.hidden || (drawnVersion === log.version && !again)) return;
+      drawnVersion = log.version;
+      const residents = log.residents.filter((resident) => resident.node === node);
+      const cells = map.update(sample, residents);
+      drawCells(element, context, cells.owners, theme, Math.floor(parent.clientWidth));
+      const { usedBlocks: used, blocks, blockBytes, blockTokens, connected } = sample;
+      const sequences = residents.length;
+      figures.value = {
+        used,
+        blocks,
+        blockBytes,
+        blockTokens,
+        sequences,
+        connected,
+        blocksPerCell: cells.blocksPerCell,
+      };
+    };
+    const redraw = () => {
+      theme = readTheme(parent);
+      draw(true);
+    };
+    const resize = new ResizeObserver(redraw);
+    resize.observe(parent);
+    const sight = new IntersectionObserver((entries) => {
+      visible = entries.at(-1)?.isIntersecting ?? true;
+      draw(false);
+    });
+    sight.observe(element);
+    const undo = [
+      log.subscribe(() => draw(false)),
+      watchTheme(redraw),
+      () => resize.disconnect(),
+      () => sight.disconnect(),
+    ];
+    return () => {
+      for (const each of undo) each();
+    };
+  }, [log, node]);
+  const now = figures.value;
+  const words = now === null ? 'empty' : figuresInWords(now);
+  return (
+    <figure class="see-kv-node">
+      <figcaption>
+        <b>{name}</b> <span>{words}</span>
+      </figcaption>
+      <div>
+        <canvas ref={canvas} role="img" aria-label={`KV blocks of ${name}: ${words}`} />
+      </div>
+    </figure>
+  );
+}
+
+function figuresInWords(now: KvFigures): string {
+  if (!now.connected) return 'not connected';
+  const each = now.blocksPerCell === 1 ? 'a cell is one block' : `a cell is ${now.blocksPerCell} blocks`;
+  return (
+    `${now.used} of ${now.blocks} blocks, ${formatBytes(now.used * now.blockBytes)} of ${formatBytes(now.blocks * now.blockBytes)}, ` +
+    `${now.sequences} ${now.sequences === 1 ? 'sequence' : 'sequences'} (${each} of ${now.blockTokens} tokens)`
+  );
+}
+
+function drawCells(
+  canvas: HTMLCanvasElement,
+  context: CanvasRenderingContext2D,
+  owners: Uint32Array,
+  theme: Theme,
+  width: number,
+): void {
+  const { columns, size, height } = cellGrid(owners.length, width);
+  const scale = Math.min(3, devicePixelRatio || 1);
+  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  const inner = (size - 2) * scale;
+  for (let cell = 0; cell < owners.length; cell++) {
+    const owner = owners[cell] ?? 0;
+    context.fillStyle = owner === 0 ? theme.colours.sunken : sequenceColour(owner, theme.scheme);
+    context.fillRect((cell % columns) * size * scale, Math.floor(cell / columns) * size * scale, inner, inner);
+  }
+}
