@@ -98,9 +98,14 @@ export function listenAddress(text: string, defaultPort: number): ListenAddress 
 
 export type AttentionPlace =
   | { readonly type: 'local'; readonly workers: number | null }
-  | { readonly type: 'remote'; readonly url: string };
+  | { readonly type: 'remote'; readonly url: string }
+  /** Nodes come by WebSocket. */
+  | { readonly type: 'listen'; readonly secure: boolean; readonly host: string; readonly port: number };
 
-/** `local`, `local:4`, and addresses of nodes, by commas. */
+/** As DEFAULT_JOIN_PORT of @glinthawk/attention/node, which is too large to load for help. */
+const JOIN_PORT = 7412;
+
+/** `local`, `local:4`, addresses of nodes, and an address where nodes come, by commas. */
 export function attentionPlaces(text: string): readonly AttentionPlace[] {
   const places = text.split(',').map((item): AttentionPlace => {
     const place = item.trim();
@@ -108,13 +113,20 @@ export function attentionPlaces(text: string): readonly AttentionPlace[] {
     if (local !== null) {
       return { type: 'local', workers: local[1] === undefined ? null : workerCount(local[1]) };
     }
+    const listen = /^(wss?)-listen:\/\/([^/]*)\/?$/.exec(place);
+    if (listen !== null) {
+      return { type: 'listen', secure: listen[1] === 'wss', ...listenAddress(listen[2] ?? '', JOIN_PORT) };
+    }
     if (/^(tcp|tls|ws|wss):\/\//.test(place)) return { type: 'remote', url: place };
     throw new InvalidArgumentError(
-      `${JSON.stringify(place)} is neither local, local:WORKERS nor an address like tcp://host:7411.`,
+      `${JSON.stringify(place)} is neither local, local:WORKERS, an address like tcp://host:7411, nor ws-listen://HOST:PORT.`,
     );
   });
   if (places.filter(({ type }) => type === 'local').length > 1) {
     throw new InvalidArgumentError('local stands there twice; give it more workers instead, as local:4.');
+  }
+  if (places.filter(({ type }) => type === 'listen').length > 1) {
+    throw new InvalidArgumentError('nodes can join at one address only; 0.0.0.0 is every address of this machine.');
   }
   return places;
 }

@@ -4,6 +4,7 @@ import {
   attentionPlaces,
   byteSize,
   fingerprintHex,
+  type ListenAddress,
   listenAddress,
   nodeMemory,
   pageOrigin,
@@ -127,7 +128,8 @@ function addRun(program: Command, verbs: Verbs): void {
     .addOption(
       new Option(
         '--attention <where>',
-        'local, local:WORKERS, or nodes as tcp://, tls://, ws://, wss://host:port, by commas',
+        'local, local:WORKERS, nodes as tcp://, tls://, ws://, wss://host:port, or ws-listen://, wss-listen://HOST:PORT ' +
+          'where tabs and other nodes join; several by commas',
       )
         .argParser(attentionPlaces)
         .default(attentionPlaces('local'), 'local'),
@@ -138,6 +140,13 @@ function addRun(program: Command, verbs: Verbs): void {
       new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16']).default('f32'),
     )
     .option('--tls-ca <file>', "certificates (PEM) to trust for tls:// instead of the system's")
+    .option('--tls-cert <file>', 'certificate (PEM) of wss-listen://')
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option(
+      '--origin <origins...>',
+      'web pages that may join at ws-listen://, as https://example.org (default: any, as the token decides)',
+      pageOrigin,
+    )
     .option('--wait-for-nodes', 'when every node is gone, wait for one to come back rather than stop');
   tokenOptions(run)
     .optionsGroup('Scheduling:')
@@ -159,7 +168,11 @@ function addRun(program: Command, verbs: Verbs): void {
         'glinthawk run --model examples/tale-1m --input examples/prompts.jsonl --output out.jsonl',
         'zcat prompts.jsonl.gz | glinthawk run --model ./model --input - --output out.jsonl --errors err.jsonl',
         'glinthawk run --model ./model --input in.jsonl --output out.jsonl --attention local,tcp://10.0.0.7:7411 --token-file secret',
-      )}\nCtrl-C stops cleanly; the same command goes on where it stopped.`,
+        'glinthawk run --model ./model --input in.jsonl --output out.jsonl --attention ws-listen://0.0.0.0:7412',
+      )}\nWith ws-listen:// the job says which address to open: that browser tab then does part of its attention, until it is closed.
+Nodes that join need the token; where none is given one is made and shown.
+
+Ctrl-C stops cleanly; the same command goes on where it stopped.`,
     )
     .action((flags: RunFlags) => {
       requireOptions(run, ['model', 'input', 'output']);
@@ -172,9 +185,9 @@ function addAttention(program: Command, verbs: Verbs): void {
     .command('attention')
     .description('run an attention node: KV cache and attention for engines that connect')
     .option(
-      '--listen <host:port>',
-      `where to listen; port 0 takes a free one, ${ATTENTION_PORT} is usual (required)`,
-      (text) => listenAddress(text, ATTENTION_PORT),
+      '--listen [host:port]',
+      `where to listen, for TCP and WebSocket both; port 0 takes a free one (default: 127.0.0.1:${ATTENTION_PORT}) (required)`,
+      (text: string) => listenAddress(text, ATTENTION_PORT),
     )
     .option('--workers <n>', 'threads (default: one a core)', workerCount)
     .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', nodeMemory);
@@ -187,7 +200,12 @@ function addAttention(program: Command, verbs: Verbs): void {
       'serve the model with this fingerprint only (see glinthawk models inspect)',
       fingerprintHex,
     )
-    .option('--origin <origins...>', 'web pages that may connect, as https://example.org, or *', pageOrigin)
+    .option(
+      '--origin <origins...>',
+      'web pages that may connect by WebSocket, as https://example.org, or * (default: none)',
+      pageOrigin,
+    )
+    .addOption(new Option('--ws').hideHelp())
     .option('--drain-seconds <n>', 'how long an engine may take to leave when the node is stopped', seconds, 5)
     .option('--stats-seconds <n>', 'a line of statistics so often; 0 for none', seconds, 10)
     .option('--quiet', 'only the address and errors')
@@ -198,10 +216,15 @@ function addAttention(program: Command, verbs: Verbs): void {
         'glinthawk attention --listen 127.0.0.1:7411',
         'glinthawk attention --listen 0.0.0.0:7411 --token-file secret --memory 8GiB',
         'glinthawk attention --listen :7411 --token-file secret --tls-cert cert.pem --tls-key key.pem',
+        'glinthawk attention --listen --token-file secret --origin http://localhost:4173',
       ),
     )
-    .action((flags: AttentionCommandFlags) => {
+    .action((flags: Omit<AttentionCommandFlags, 'listen'> & { readonly listen: ListenAddress | true }) => {
       requireOptions(attention, ['listen']);
-      return verbs.attention(flags);
+      const { listen } = flags;
+      return verbs.attention({
+        ...flags,
+        listen: listen === true ? listenAddress('127.0.0.1', ATTENTION_PORT) : listen,
+      });
     });
 }

@@ -19,6 +19,8 @@ const figures: ProgressFigures = {
   denseBusy: 0.81,
   attentionBusy: 0.44,
   nodesLost: 1,
+  nodes: null,
+  stranded: { sequences: 0, tokens: 0 },
 };
 
 function screenOf(columns: number, quiet: boolean): { readonly screen: Screen; readonly written: () => string } {

@@ -19,6 +19,8 @@ export interface ProgressSource {
   readonly doneBefore: number;
   /** That the others may generate. */
   readonly answerTokens: number;
+  /** Attention nodes come and go by themselves, so how many there are is worth telling. */
+  readonly nodesMayJoin?: boolean;
   done(): number;
   failed(): number;
   stats(): EngineStats;
@@ -44,6 +46,10 @@ export interface ProgressFigures {
   readonly denseBusy: number;
   readonly attentionBusy: number;
   readonly nodesLost: number;
+  /** Null where none can join. */
+  readonly nodes: number | null;
+  /** Requests that no node here can hold, and how long they are at most. */
+  readonly stranded: EngineStats['stranded'];
 }
 
 export class Progress {
@@ -101,6 +107,8 @@ export class Progress {
       denseBusy: per('denseBusyMs'),
       attentionBusy: per('attentionBusyMs'),
       nodesLost: stats.nodesLost,
+      nodes: this.#source.nodesMayJoin ? stats.nodes.filter(({ connected }) => connected).length : null,
+      stranded: stats.stranded,
     };
   }
 }
@@ -113,25 +121,41 @@ function failures({ failed }: ProgressFigures): string {
   return failed === 0 ? '' : `, ${count(failed)} failed`;
 }
 
+/** Who is there, and what is waited for; null where nodes don't join. */
+function joinedText({ nodes, stranded }: ProgressFigures): string | null {
+  if (nodes === null) return null;
+  if (nodes === 0) return 'none; waiting for one to join';
+  const { sequences, tokens } = stranded;
+  const waiting =
+    sequences === 0
+      ? ''
+      : `; ${plural(sequences, 'request')} of up to ${count(tokens)} tokens ${sequences === 1 ? 'waits' : 'wait'} for a node with more KV memory`;
+  return `${count(nodes)} there${waiting}`;
+}
+
 export function blockLines(figures: ProgressFigures): string[] {
   const { done, requests, nodesLost } = figures;
   const share = requests === 0 ? 1 : done / requests;
   const filled = Math.round(share * BAR_CELLS);
   const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
   const lost = nodesLost === 0 ? '' : `   ${plural(nodesLost, 'node')} lost`;
+  const joined = joinedText(figures);
   return [
     `${bar}  ${count(done)}/${count(requests)} done${failures(figures)}   ${duration(figures.elapsedSeconds)}, ${eta(figures)}`,
     `tokens/s   prompt ${count(figures.promptPerSecond)}   generated ${count(figures.generatedPerSecond)}   (${count(figures.generatedTokens)} so far)`,
     `busy       dense ${percent(figures.denseBusy)}   attention ${percent(figures.attentionBusy)}   KV used ${percent(figures.kvShare)}   ` +
       `in flight ${figures.inFlight} × ${figures.microBatchRows} rows${lost}`,
+    ...(joined === null ? [] : [`nodes      ${joined}`]),
   ];
 }
 
 export function plainLine(figures: ProgressFigures): string {
+  const joined = joinedText(figures);
   return (
     `${duration(figures.elapsedSeconds)}: ${count(figures.done)}/${count(figures.requests)} done${failures(figures)}, ` +
     `prompt ${count(figures.promptPerSecond)} tok/s, generated ${count(figures.generatedPerSecond)} tok/s, ${eta(figures)}, ` +
     `KV used ${percent(figures.kvShare)}, ${figures.inFlight} in flight, ` +
-    `dense ${percent(figures.denseBusy)} busy, attention ${percent(figures.attentionBusy)} busy`
+    `dense ${percent(figures.denseBusy)} busy, attention ${percent(figures.attentionBusy)} busy` +
+    (joined === null ? '' : `, nodes: ${joined}`)
   );
 }

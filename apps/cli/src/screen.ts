@@ -4,6 +4,11 @@
  */
 import type { Logger } from '@glinthawk/core';
 
+/** Part of what is logged are the words of other machines: none of them may move the cursor. */
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) => (character === '\n' ? character : '?'));
+}
+
 /** As much as the screen needs of a stream: tests give it another one. */
 export interface TextStream {
   readonly isTTY?: boolean;
@@ -65,7 +70,7 @@ export class Screen {
             : ` (${Object.entries(fields)
                 .map(([key, value]) => `${key}: ${value}`)
                 .join(', ')})`;
-        const text = `${level}${message}${details}`;
+        const text = printable(`${level}${message}${details}`);
         if (important) this.important(text);
         else this.line(text);
       };

@@ -105,18 +105,19 @@ export interface AttentionFlags {
 
 /** @throws InputError for a bad address */
 export function attentionSources(flags: AttentionFlags): AttentionSource[] {
-  return flags.places.map((place) =>
-    place.type === 'local'
-      ? localAttentionSource({
-          workers: place.workers ?? availableParallelism(),
-          memoryBytes: flags.kvMemory,
-          logger: flags.logger,
-        })
-      : remoteSource(place.url, {
-          token: flags.token,
-          wireDtype: flags.wire,
-          ...(flags.tlsCa === undefined ? {} : { tls: { ca: flags.tlsCa } }),
-          logger: flags.logger,
-        }),
-  );
+  const { kvMemory, token, wire, tlsCa, logger } = flags;
+  return flags.places.flatMap((place): AttentionSource[] => {
+    switch (place.type) {
+      case 'local':
+        return [
+          localAttentionSource({ workers: place.workers ?? availableParallelism(), memoryBytes: kvMemory, logger }),
+        ];
+      case 'remote':
+        return [remoteSource(place.url, { token, wireDtype: wire, ...(tlsCa && { tls: { ca: tlsCa } }), logger })];
+      case 'listen':
+        return []; // These come by themselves.
+      default:
+        return place satisfies never;
+    }
+  });
 }

@@ -1,30 +1,29 @@
 /** `glinthawk attention`: an attention node on a port, until it is told to stop. */
-import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { createSecureContext } from 'node:tls';
 import { attentionKernelInfo, localAttentionSource } from '@glinthawk/attention';
 import { type AttentionServer, serveAttention } from '@glinthawk/attention/node';
-import { InputError, toError } from '@glinthawk/core';
+import { InputError } from '@glinthawk/core';
 import { openModel } from '@glinthawk/model';
 import type { ListenAddress } from '../arguments.ts';
 import { EXIT } from '../failure.ts';
 import { bytes, count, percent } from '../format.ts';
 import { onInterrupt } from '../interrupt.ts';
 import type { Screen } from '../screen.ts';
+import { readKeyPair, type TlsFlags } from '../tls.ts';
 import { readToken, type TokenFlags } from '../token.ts';
 
-export interface AttentionCommandFlags extends TokenFlags {
+export interface AttentionCommandFlags extends TokenFlags, TlsFlags {
   readonly listen: ListenAddress;
   readonly workers?: number;
   readonly memory?: number;
-  readonly tlsCert?: string;
-  readonly tlsKey?: string;
   readonly model?: string;
   readonly fingerprint?: string;
   readonly origin?: readonly string[];
   readonly drainSeconds: number;
   readonly statsSeconds: number;
   readonly debug?: boolean;
+  /** Doesn't exist; people look for it. */
+  readonly ws?: boolean;
 }
 
 /** Left to everything else on the machine when nobody says how much memory to take. */
@@ -35,8 +34,13 @@ export async function attention(
   screen: Screen,
   print: (line: string) => void,
 ): Promise<number> {
+  if (flags.ws) {
+    throw new InputError('WS_FLAG', 'there is no --ws: WebSocket is always taken, on the same port as TCP', {
+      hint: 'for web pages say which may connect, e.g. --origin http://localhost:4173, and give a token',
+    });
+  }
   const token = await readToken(flags);
-  const tls = await readTls(flags);
+  const tls = await readKeyPair(flags);
   const fingerprint = await pinnedModel(flags);
   const workers = flags.workers ?? availableParallelism();
   const memoryBytes = flags.memory ?? Math.floor(process.availableMemory() * FREE_MEMORY_SHARE);
@@ -55,6 +59,11 @@ export async function attention(
   const { build } = attentionKernelInfo();
   screen.line(`attention node: ${workers} workers, up to ${bytes(memoryBytes)} of KV, ${build} SIMD kernels`);
   screen.line(token === undefined ? 'no token: only this machine can connect' : 'engines need the token');
+  screen.line(
+    flags.origin === undefined
+      ? 'web pages may not connect (--origin lets them)'
+      : `web pages may connect from ${flags.origin.join(', ')}`,
+  );
   if (fingerprint !== undefined) screen.line(`serves model ${fingerprint.slice(0, 16)}… only`);
   print(`listening at ${server.listener.url} and ${server.listener.webSocketUrl}`);
   const timer = flags.statsSeconds > 0 ? showStats(server, screen, flags.statsSeconds * 1000) : null;
@@ -83,29 +92,6 @@ function showStats(server: AttentionServer, screen: Screen, everyMs: number): No
     }
     previous = now;
   }, everyMs).unref();
-}
-
-async function readTls({ tlsCert, tlsKey }: AttentionCommandFlags): Promise<{ cert: Buffer; key: Buffer } | null> {
-  if (tlsCert === undefined && tlsKey === undefined) return null;
-  if (tlsCert === undefined || tlsKey === undefined) {
-    throw new InputError('TLS_FILES', 'TLS needs both --tls-cert and --tls-key');
-  }
-  let pair: { readonly cert: Buffer; readonly key: Buffer };
-  try {
-    pair = { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
-  } catch (cause) {
-    throw new InputError('TLS_FILES', `the certificate can't be read: ${toError(cause).message}`, { cause });
-  }
-  try {
-    createSecureContext(pair);
-  } catch (cause) {
-    throw new InputError(
-      'TLS_FILES',
-      `${tlsCert} and ${tlsKey} are not a certificate and its private key in PEM: ${toError(cause).message}`,
-      { cause },
-    );
-  }
-  return pair;
 }
 
 async function pinnedModel({ model: path, fingerprint }: AttentionCommandFlags): Promise<string | undefined> {

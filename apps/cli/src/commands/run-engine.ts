@@ -1,20 +1,21 @@
 /** Opens both tiers and the engine of a run, says what they are, and holds the requests' lengths to what the KV memory has room for. */
-import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { InputSummary, RequestModel } from '@glinthawk/batch';
 import type { JobOutlook } from '@glinthawk/batch/node';
-import { CapacityError, InputError, type Logger, toError } from '@glinthawk/core';
+import { CapacityError, InputError, type Logger } from '@glinthawk/core';
 import { createEngine, type EngineApi } from '@glinthawk/engine';
 import type { Model } from '@glinthawk/model';
 import { bytes, count, plural } from '../format.ts';
 import type { Opened } from '../opened.ts';
 import type { Screen } from '../screen.ts';
 import { attentionSources, chooseDense, defaultKvMemory, openDense, requireWasmWeights } from '../tiers.ts';
+import { readCertificates } from '../tls.ts';
+import { Joining, listenPlace } from './joining.ts';
 import type { RunFlags } from './run-flags.ts';
 
 /**
  * What can't have the length here that it asks for isn't begun; a chat that asks for none ends where the KV memory does, which is
- * said. @throws InputError
+ * said. Where nodes may join nothing is too long for the KV memory: what no node can hold waits for one that can, and progress says
+ * so. @throws InputError
  */
 export function checkLengths(
   engine: EngineApi,
@@ -64,13 +65,18 @@ export async function openEngine(
   token: string | undefined,
   logger: Logger,
   signal: AbortSignal,
-): Promise<EngineApi> {
+): Promise<{ readonly engine: EngineApi; readonly joining: Joining | null }> {
   const allowSoftware = flags.allowSoftwareGpu ?? false;
   const choice = await chooseDense(flags.dense, allowSoftware);
   requireWasmWeights(flags.weights, choice);
   const kvMemory = flags.kvMemory ?? defaultKvMemory(model, choice.kind);
   const tlsCa = flags.tlsCa === undefined ? undefined : await readCertificates(flags.tlsCa);
   const attention = attentionSources({ places: flags.attention, kvMemory, wire: flags.wire, token, tlsCa, logger });
+  const place = listenPlace(flags.attention);
+  const joining =
+    place === undefined
+      ? null
+      : opened.add(await Joining.open(flags, place, { token, screen, logger }), (it) => it.close());
   signal.throwIfAborted();
   screen.block(['loading weights']);
   const dense = opened.add(await openDense(choice, model, { weights: flags.weights, allowSoftware, logger }), (it) =>
@@ -93,6 +99,7 @@ export async function openEngine(
       prefillChunk: flags.prefillChunk,
       policy: flags.policy,
       waitForNodes: flags.waitForNodes ?? false,
+      nodesMayJoin: joining !== null,
       logger,
       signal,
     }).catch((thrown: unknown) => {
@@ -101,35 +108,20 @@ export async function openEngine(
     (it) => it.close(),
   );
   const { nodes, kvCapacityBytes, kvCapacityTokens } = engine.stats();
-  const names = nodes.map(({ name }) => name).join(', ');
-  screen.line(
-    `attention  ${names}: room for ${count(kvCapacityTokens)} tokens of ${flags.kv} KV (${bytes(kvCapacityBytes)})`,
-  );
+  const names = nodes.filter(({ connected }) => connected).map(({ name }) => name);
+  if (names.length > 0) {
+    const room = `room for ${count(kvCapacityTokens)} tokens of ${flags.kv} KV (${bytes(kvCapacityBytes)})`;
+    screen.line(
+      `attention  ${names.join(', ')}: ${room}${joining === null ? '' : `; nodes may join at ${joining.url}`}`,
+    );
+  } else if (joining !== null) {
+    screen.line(`attention  nodes that join at ${joining.url}`);
+  }
   const isLocal = flags.attention.length === 1 && flags.attention[0]?.type === 'local';
   if (flags.kvMemory !== undefined && isLocal && kvCapacityBytes < 0.9 * flags.kvMemory) {
     logger.warn(
       `of the ${bytes(flags.kvMemory)} asked for, KV takes ${bytes(kvCapacityBytes)}: a worker's memory ends at 4 GiB, more workers take more`,
     );
   }
-  return engine;
-}
-
-const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g;
-
-async function readCertificates(path: string): Promise<Buffer> {
-  let pem: Buffer;
-  try {
-    pem = await readFile(path);
-  } catch (cause) {
-    throw new InputError('TLS_FILES', `the certificates can't be read: ${toError(cause).message}`, { cause });
-  }
-  // Node silently trusts nobody when it finds none in the file.
-  const blocks = pem.toString('latin1').match(CERTIFICATE) ?? [];
-  try {
-    for (const block of blocks) new X509Certificate(block);
-  } catch (cause) {
-    throw new InputError('TLS_FILES', `${path} holds a damaged certificate: ${toError(cause).message}`, { cause });
-  }
-  if (blocks.length === 0) throw new InputError('TLS_FILES', `${path} holds no certificate in PEM`);
-  return pem;
+  return { engine, joining };
 }

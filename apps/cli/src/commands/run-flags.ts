@@ -2,9 +2,10 @@
 import type { KvDtype } from '@glinthawk/core';
 import type { AttentionPlace } from '../arguments.ts';
 import type { DenseFlag, WeightsFlag } from '../tiers.ts';
+import type { TlsFlags } from '../tls.ts';
 import type { TokenFlags } from '../token.ts';
 
-export interface RunFlags extends TokenFlags {
+export interface RunFlags extends TokenFlags, TlsFlags {
   readonly model: string;
   readonly input: string;
   readonly output: string;
@@ -17,6 +18,7 @@ export interface RunFlags extends TokenFlags {
   readonly kvMemory?: number;
   readonly wire: 'f32' | 'f16';
   readonly tlsCa?: string;
+  readonly origin?: readonly string[];
   readonly context?: number;
   readonly microBatchRows: number | 'auto';
   readonly inFlight: number | 'auto';

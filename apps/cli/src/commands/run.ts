@@ -25,6 +25,7 @@ import { Opened } from '../opened.ts';
 import { Progress } from '../progress.ts';
 import type { Screen } from '../screen.ts';
 import { readToken } from '../token.ts';
+import { checkJoinFlags } from './joining.ts';
 import { checkLengths, openEngine } from './run-engine.ts';
 import type { RunFlags } from './run-flags.ts';
 
@@ -50,6 +51,7 @@ export async function run(flags: RunFlags, outer: RunContext): Promise<number> {
     },
   };
   await refuseSameFiles(flags);
+  checkJoinFlags(flags);
   for (const place of flags.attention) if (place.type === 'remote') parseAttentionUrl(place.url);
   const token = await readToken(flags);
   const interrupt = onInterrupt((signal) => screen.line(`stopping (${signal}); once more to stop at once`));
@@ -244,8 +246,9 @@ async function generate(
   const logger = screen.logger(flags.debug ?? false);
   const startedMs = performance.now();
   // Everything done, or nothing left but lines to report: the files are finished without loading any weights.
-  const engine =
+  const tiers =
     outlook.done < summary.requests ? await openEngine(flags, screen, opened, model, token, logger, signal) : null;
+  const engine = tiers?.engine ?? null;
   if (engine !== null) checkLengths(engine, requestModel, summary, outlook, logger);
   signal.throwIfAborted();
   // Only now: what an earlier run left is safe from everything that can be wrong with the flags.
@@ -262,9 +265,11 @@ async function generate(
             done: () => job.done,
             failed: () => job.failed,
             stats: () => engine.stats(),
+            nodesMayJoin: tiers?.joining != null,
           },
           screen,
         );
+  if (engine !== null) tiers?.joining?.admitTo(engine);
   progress?.start();
   const result = (status: string): Summary => ({
     status,
