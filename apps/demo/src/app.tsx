@@ -35,7 +35,6 @@ import { GenerateCard } from './ui/generate-card.tsx';
 import { Header } from './ui/header.tsx';
 import { Hero } from './ui/hero.tsx';
 import { LendLink } from './ui/lend-link.tsx';
-import { LoadStrip } from './ui/load-strip.tsx';
 import { ModelCard } from './ui/model-card.tsx';
 import { Notices } from './ui/notices.tsx';
 import { TiersCard } from './ui/tiers-card.tsx';
@@ -66,17 +65,16 @@ export function App({ app, downloads, otherTabs, theme, secure, see }: AppProps)
       <main>
         <Hero app={app} otherTabs={otherTabs.count.value} />
         <Notices app={app} />
-        <div class="set-up">
-          <ModelCard app={app} downloads={downloads} picked={picked} tab={modelTab} />
-          <TiersCard app={app} secure={secure} />
-        </div>
         <div class="work" id="generate">
           <GenerateCard app={app} tab={generateTab} batchText={batchText} />
           <section class="card see-card" aria-labelledby="see-heading">
             <h2 id="see-heading">See it work</h2>
-            <LoadStrip app={app} />
             {see}
           </section>
+        </div>
+        <div class="set-up" id="set-up">
+          <ModelCard app={app} downloads={downloads} picked={picked} tab={modelTab} />
+          <TiersCard app={app} secure={secure} />
         </div>
         <LendLink tellThrown={app.tellThrown} />
       </main>

@@ -1,41 +1,60 @@
 /** The demo: makes the page's parts, ties them together, and keeps the tab's title and the browser's question on leaving. */
-import { effect, type Signal } from '@preact/signals';
+import { computed, effect, type Signal } from '@preact/signals';
 import { render } from 'preact';
 import { App } from './app.tsx';
 import { EngineClient } from './engine/client.ts';
 import { SampleLog } from './see/sample-log.ts';
+import { SeeItWork } from './see/see-it-work.tsx';
+import { registerServiceWorker } from './service-worker/register.ts';
 import { type AppState, createAppState } from './state/app-state.ts';
 import { createDownloads } from './state/downloads.ts';
 import { watchOtherTabs } from './state/other-tabs.ts';
 import { titleText } from './state/page-title.ts';
 import { recall, remember, type Theme } from './state/preferences.ts';
-import { checkTierSettings, storeTierSettings } from './state/tier-settings.ts';
+import { storeTierSettings } from './state/tier-settings.ts';
 import { openModelStore } from './store/model-store.ts';
 
 export async function renderDemoPage(root: HTMLElement, theme: Signal<Theme>): Promise<void> {
   const secure = location.protocol === 'https:';
   const engine = new EngineClient();
-  const app = createAppState(engine, { secure, storedTiers: recall('tiers') });
+  const app = createAppState(engine, {
+    secure,
+    storedTiers: recall('tiers'),
+    keepTiers: (settings) => remember('tiers', storeTierSettings(settings)),
+  });
   const downloads = createDownloads(await openModelStore(), app.tellThrown);
   const otherTabs = watchOtherTabs();
   const log = new SampleLog();
   engine.subscribe((event) => log.take(event));
 
-  keepTiers(app, secure);
   keepTitle(app);
   askBeforeLeaving(app);
   effect(() => otherTabs.hold(app.engine.value.tiers !== null));
   engine.send({ type: 'probe' });
 
-  render(<App app={app} downloads={downloads} otherTabs={otherTabs} theme={theme} secure={secure} see={null} />, root);
+  void registerServiceWorker();
+
+  const see = seeItWork(app, log);
+  render(<App app={app} downloads={downloads} otherTabs={otherTabs} theme={theme} secure={secure} see={see} />, root);
 }
 
-function keepTiers(app: AppState, secure: boolean): void {
-  effect(() => {
-    const settings = app.tiers.value;
-    if (app.tiersChosen.value && checkTierSettings(settings, secure).length === 0)
-      remember('tiers', storeTierSettings(settings));
+function seeItWork(app: AppState, log: SampleLog) {
+  const tiers = computed(() => app.engine.value.tiers);
+  const busy = computed(() => {
+    const { phase } = app.engine.value;
+    return phase === 'opening' || phase === 'retiering' || app.running.value;
   });
+  return (
+    <SeeItWork
+      log={log}
+      tiers={tiers}
+      busy={busy}
+      onRetier={app.retier}
+      onLatency={app.setLatency}
+      onLoad={app.generateLoad}
+      onStop={app.stopLoad}
+    />
+  );
 }
 
 function keepTitle(app: AppState): void {

@@ -41,17 +41,20 @@ export interface AppState {
   readonly running: ReadonlySignal<boolean>;
   /** A prompt waits for its model to be open. */
   readonly pending: ReadonlySignal<boolean>;
-  /** As they stand in the form; kept for the next visit once changed. */
+  /** As they stand in the form. */
   readonly tiers: Signal<TierSettings>;
-  readonly tiersChosen: ReadonlySignal<boolean>;
   readonly sampling: Signal<SamplingControls>;
 
   open(model: ModelChoice): void;
+  /** Reopens the tiers with what the form says, and keeps it for the next visit. */
+  applyTiers(): void;
+  /** The same with other settings, for an experiment: not kept. */
   retier(settings: TierSettings): void;
   close(): void;
   /** Opens the example first when nothing is open: text within one click. */
   generate(prompt: Prompt): void;
-  generateLoad(prompts: readonly Prompt[], sampling: SamplingControls): void;
+  /** @returns the number of the run; null while nothing can run */
+  generateLoad(prompts: readonly Prompt[], sampling: SamplingControls): number | null;
   stopRun(): void;
   stopLoad(): void;
   runBatch(input: Blob, skipInvalid: boolean): void;
@@ -69,9 +72,10 @@ export interface AppStateOptions {
   readonly secure: boolean;
   /** As storeTierSettings() made it on an earlier visit; null for none. */
   readonly storedTiers: string | null;
+  readonly keepTiers: (settings: TierSettings) => void;
 }
 
-export function createAppState(port: EnginePort, { secure, storedTiers }: AppStateOptions): AppState {
+export function createAppState(port: EnginePort, { secure, storedTiers, keepTiers }: AppStateOptions): AppState {
   const engine = signal<EngineState>(CLOSED);
   const notices = signal<readonly Notice[]>([]);
   const sample = signal<Sample | null>(null);
@@ -150,6 +154,12 @@ export function createAppState(port: EnginePort, { secure, storedTiers }: AppSta
     send({ type: 'open', model, tiers: tiers.value });
   }
 
+  function retier(settings: TierSettings): void {
+    tiers.value = settings;
+    const { phase } = engine.value;
+    if (phase !== 'closed' && phase !== 'failed') send({ type: 'retier', tiers: settings });
+  }
+
   const active = (state: { readonly ended: unknown } | null): boolean => state !== null && state.ended === null;
 
   return {
@@ -162,15 +172,14 @@ export function createAppState(port: EnginePort, { secure, storedTiers }: AppSta
     running: computed(() => active(run.value) || active(load.value) || active(batchRun.value)),
     pending: computed(() => waiting.value !== null),
     tiers,
-    tiersChosen: computed(() => tiers.value !== tiersByDefault),
     sampling,
 
     open,
-    retier(settings) {
-      tiers.value = settings;
-      const { phase } = engine.value;
-      if (phase !== 'closed' && phase !== 'failed') send({ type: 'retier', tiers: settings });
+    applyTiers() {
+      keepTiers(tiers.value);
+      retier(tiers.value);
     },
+    retier,
     close: () => send({ type: 'close' }),
     generate(prompt) {
       const { phase } = engine.value;
@@ -179,9 +188,10 @@ export function createAppState(port: EnginePort, { secure, storedTiers }: AppSta
       if (phase === 'closed' || phase === 'failed') open({ kind: 'example' });
     },
     generateLoad(prompts, loadSampling) {
-      if (engine.value.phase !== 'ready') return;
+      if (engine.value.phase !== 'ready') return null;
       load.value = beginRun(++lastRun, 'load', prompts, performance.now());
       send({ type: 'generate', run: lastRun, prompts, sampling: loadSampling });
+      return lastRun;
     },
     stopRun() {
       waiting.value = null;

@@ -11,12 +11,12 @@ export function Hero({ app, otherTabs }: { readonly app: AppState; readonly othe
         <p class="hero-lead">
           The <strong class="is-dense">dense tier</strong> keeps the weights. The{' '}
           <strong class="is-attention">attention tier</strong> keeps all that was read and written. For each layer only
-          q, k and v go out and one vector comes back; while they are away, the dense tier works on other text. Here
-          both run in your browser, with nothing sent to anybody.
+          q, k and v go out and one vector comes back; while they are away, the dense tier works on other text. Both run
+          in this tab, and nothing leaves it unless you add a node elsewhere.
         </p>
-        <Machine app={app} otherTabs={otherTabs} />
       </div>
       <TwoTiers app={app} />
+      <Machine app={app} otherTabs={otherTabs} />
     </section>
   );
 }

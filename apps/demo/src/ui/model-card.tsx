@@ -1,5 +1,5 @@
 /** Which model: what is open, and four ways to another. */
-import { type Signal, useSignal } from '@preact/signals';
+import type { Signal } from '@preact/signals';
 import type { AppState } from '../state/app-state.ts';
 import type { Downloads } from '../state/downloads.ts';
 import { formatBytes, formatCount, formatParameters } from '../state/format.ts';
@@ -110,8 +110,8 @@ function ExamplePanel({ app }: { readonly app: AppState }) {
   return (
     <>
       <p class="note">
-        tale-1m: 1.44 million parameters, 2.9 MB, made for this project. It tells children’s stories, and its weights
-        take 5.5 MiB once loaded.
+        tale-1m: 1.44 million parameters, made for this project. It tells children’s stories. A download of 2.9 MB, some
+        7 MiB of memory for its weights.
       </p>
       <div class="actions">
         <button
@@ -129,18 +129,9 @@ function ExamplePanel({ app }: { readonly app: AppState }) {
 }
 
 function Unload({ app }: { readonly app: AppState }) {
-  const asked = useSignal(false);
   if (app.engine.value.phase !== 'ready') return null;
   return (
-    <button
-      type="button"
-      class="quiet"
-      disabled={asked.value}
-      onClick={() => {
-        asked.value = true;
-        app.close();
-      }}
-    >
+    <button type="button" class="quiet" onClick={app.close}>
       Unload
     </button>
   );

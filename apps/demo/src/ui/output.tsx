@@ -19,14 +19,16 @@ export function Output({ app }: { readonly app: AppState }) {
           <p class="output-empty">
             {app.pending.value
               ? 'Loading the example; its story comes right after.'
-              : 'Press Generate, or take one of the beginnings below.'}
+              : 'What the model writes appears here.'}
           </p>
         ) : (
           <Exchange run={run} answer={answer} writing={writing} />
         )}
       </div>
       <div class="output-foot">
-        <p class="figures">{run === null ? '' : <Figures run={run} />}</p>
+        <p class="figures">
+          {run === null ? <a href="#set-up">Another model, or other tiers</a> : <Figures run={run} />}
+        </p>
         {run !== null && answer !== null && <CopyButton label="Copy" text={() => textOf(run, answer)} />}
       </div>
       <p class="visually-hidden" aria-live="polite">

@@ -40,7 +40,6 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
 
   return (
     <div class="prompt-panel">
-      <Output app={app} />
       <form
         class="prompt-form"
         onSubmit={(event) => {
@@ -48,6 +47,19 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
           generate(typed.value === '' && mode === 'text' ? STORY_CHIPS[0] : typed.value);
         }}
       >
+        {model?.hasChatTemplate === true && (
+          <Segments
+            legend="Send as"
+            value={mode}
+            choices={[
+              { value: 'chat', label: 'Chat' },
+              { value: 'text', label: 'Text to continue' },
+            ]}
+            onChange={(value) => {
+              chosenMode.value = value;
+            }}
+          />
+        )}
         <PromptBox
           label={mode === 'chat' ? 'Message' : 'Prompt'}
           placeholder={mode === 'chat' ? 'Ask something' : STORY_CHIPS[0]}
@@ -88,20 +100,8 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
           )}
         </div>
       </form>
-      {model?.hasChatTemplate === true && (
-        <Segments
-          legend="Send as"
-          value={mode}
-          choices={[
-            { value: 'chat', label: 'Chat' },
-            { value: 'text', label: 'Text to continue' },
-          ]}
-          onChange={(value) => {
-            chosenMode.value = value;
-          }}
-        />
-      )}
       <SamplingPanel sampling={app.sampling} {...(mode === 'chat' ? { system } : {})} />
+      <Output app={app} />
     </div>
   );
 }

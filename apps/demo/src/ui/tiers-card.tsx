@@ -29,7 +29,7 @@ export function TiersCard({ app, secure }: { readonly app: AppState; readonly se
   function onSubmit(event: Event): void {
     event.preventDefault();
     said.value = phase === 'ready' ? 'Reopening the tiers.' : 'Noted: used when a model is loaded.';
-    app.retier(app.tiers.value);
+    app.applyTiers();
   }
 
   return (

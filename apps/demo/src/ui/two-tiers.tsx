@@ -32,11 +32,13 @@ function DenseSide({ app, busy }: { readonly app: AppState; readonly busy: numbe
   return (
     <div class="tier dense">
       <p class="tier-name">Dense tier</p>
-      <p class="tier-figure">{model === null ? 'the weights' : formatParameters(model.description.parameters)}</p>
+      <p class="tier-figure">
+        {model === null ? 'The weights' : `${formatParameters(model.description.parameters)} weights`}
+      </p>
       <p class="tier-words">
         {tiers === null
           ? 'All matrix products. Reads every weight for every step, so it wants many rows at once.'
-          : `${denseName(tiers.dense.kind)}, ${formatBytes(tiers.dense.weightBytes)} of ${tiers.dense.weightDtype} weights`}
+          : `${denseName(tiers.dense.kind)}, ${formatBytes(tiers.dense.weightBytes)} in ${tiers.dense.weightDtype}`}
       </p>
       <Busy share={busy} shown={tiers !== null} />
     </div>
@@ -49,13 +51,11 @@ function AttentionSide({ app, busy }: { readonly app: AppState; readonly busy: n
   return (
     <div class="tier attention">
       <p class="tier-name">Attention tier</p>
-      <p class="tier-figure">
-        {tiers === null ? 'the memory' : `${formatBytes(stats?.kvBytes ?? 0)} of ${formatBytes(tiers.kvCapacityBytes)}`}
-      </p>
+      <p class="tier-figure">{tiers === null ? 'The memory' : `${formatBytes(stats?.kvBytes ?? 0)} held`}</p>
       <p class="tier-words">
         {tiers === null
           ? 'Keys and values of all text so far. Wants memory and its bandwidth, and CPUs have both.'
-          : `${tiers.settings.kvDtype} keys and values, at ${plural(tiers.nodes.length, 'node')}`}
+          : `Keys and values in ${tiers.settings.kvDtype} at ${plural(tiers.nodes.length, 'node')}, room for ${formatBytes(tiers.kvCapacityBytes)}`}
       </p>
       <Busy share={busy} shown={tiers !== null} />
     </div>
