@@ -9,6 +9,8 @@ import type { Screen } from './screen.ts';
 
 const BLOCK_INTERVAL_MS = 250;
 const LINE_INTERVAL_MS = 5_000;
+/** How often the same is said again, where nothing goes on. */
+const WAITING_INTERVAL_MS = 60_000;
 /** Rates are taken over this long. */
 const WINDOW_MS = 8_000;
 const BAR_CELLS = 24;
@@ -58,6 +60,8 @@ export class Progress {
   readonly #startedMs = performance.now();
   #samples: Sample[] = [];
   #timer: NodeJS.Timeout | null = null;
+  #waitedFor: string | null = null;
+  #saidMs = 0;
 
   constructor(source: ProgressSource, screen: Screen) {
     this.#source = source;
@@ -68,8 +72,18 @@ export class Progress {
     this.#samples = [{ atMs: performance.now(), stats: this.#source.stats() }];
     const show = this.#screen.isLive
       ? () => this.#screen.block(blockLines(this.figures()))
-      : () => this.#screen.line(plainLine(this.figures()));
+      : () => this.#sayPlainly(this.figures());
     this.#timer = setInterval(show, this.#screen.isLive ? BLOCK_INTERVAL_MS : LINE_INTERVAL_MS);
+  }
+
+  #sayPlainly(figures: ProgressFigures): void {
+    const isIdle = figures.promptPerSecond === 0 && figures.generatedPerSecond === 0;
+    const waitsFor = isIdle ? joinedText(figures) : null;
+    const now = performance.now();
+    if (waitsFor !== null && waitsFor === this.#waitedFor && now - this.#saidMs < WAITING_INTERVAL_MS) return;
+    this.#waitedFor = waitsFor;
+    this.#saidMs = now;
+    this.#screen.line(plainLine(figures));
   }
 
   stop(): void {

@@ -120,6 +120,51 @@ describe('one port', () => {
     expect(await response.text()).toMatch(/WebSocket/);
   });
 
+  it('leaves HTTP to whoever answers it: slow answers and a kept connection, but no slow request', async () => {
+    const { listener } = await echo({
+      peekTimeoutMs: 100,
+      onRequest: (request, response) => {
+        const answer = () => response.end(`${request.url}\n`);
+        if (request.url === '/slow') setTimeout(answer, 250);
+        else answer();
+      },
+    });
+    const socket = connect(listener.port, '127.0.0.1');
+    let heard = '';
+    socket.setEncoding('latin1').on('data', (text: string) => {
+      heard += text;
+    });
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    const ask = (path: string) => socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    ask('/first');
+    await expect.poll(() => heard).toContain('/first\n');
+    ask('/slow'); // longer than any silence may last
+    await expect.poll(() => heard).toContain('/slow\n');
+    for (let i = 0; i < 30; i++) ask(`/${i}`);
+    await expect.poll(() => heard).toContain('/29\n');
+    const drip = setInterval(() => socket.write('G'), 20);
+    const begun = performance.now();
+    await closed;
+    clearInterval(drip);
+    expect(performance.now() - begun).toBeLessThan(1_000);
+    await expect.poll(() => listener.openSockets).toBe(0);
+    const webSocket = await connectWebSocket(listener.webSocketUrl);
+    await expectEcho(webSocket, 100_000);
+    await webSocket.close();
+  });
+
+  it('answers few at a time: of those that never read, the oldest goes', async () => {
+    const { listener } = await echo({ onRequest: (_request, response) => void response.write('and so on') });
+    const sockets = Array.from({ length: 100 }, () => connect(listener.port, '127.0.0.1'));
+    for (const socket of sockets) {
+      socket.on('error', () => {});
+      socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n');
+      await new Promise((resolve) => socket.once('connect', resolve));
+    }
+    await expect.poll(() => listener.openSockets).toBe(64);
+    for (const socket of sockets) socket.destroy();
+  });
+
   it('turns away pages of origins that were not allowed', async () => {
     const { listener, accepted } = await echo({ origins: ['https://example.org'] });
     const open = (origin: string | undefined) =>
