@@ -1,3 +1,4 @@
+/// <reference types="vite/client" />
 /** Makes the page work without a network from the second visit on. Does nothing in development, or where browsers don't allow it. */
 
 /** @returns null where there is no service worker, and when it could not be installed: the page works without */

@@ -125,7 +125,7 @@ class Transfer {
     const piece = new Uint8Array(Math.min(HASH_PIECE_BYTES, here));
     while (this.at < here) {
       const read = this.#target.read(piece, { at: this.at });
-      if (read <= 0) break;
+      if (!(read > 0 && read <= piece.byteLength)) break;
       this.#hasher.update(piece.subarray(0, read));
       this.at += read;
       if (this.at % HASH_BREATH_BYTES < read) await pause(0, this.#options.signal);

@@ -223,20 +223,24 @@ async function checkRoom(needed: number): Promise<void> {
   throw full(needed, quota - usage);
 }
 
+/** Where a write failed; what the browser says of its quota is then not to be trusted (Chromium's figure is made up, for privacy). */
 async function storageFull(directory: FileSystemDirectoryHandle, files: readonly RemoteFile[]): Promise<CapacityError> {
   const sizes = await sizesHere(directory);
   const here = files.reduce((sum, file) => sum + Math.min(sizes.get(file.name) ?? 0, file.bytes), 0);
-  const { quota = 0, usage = 0 } = await navigator.storage.estimate();
-  return full(total(files) - here, Math.max(0, quota - usage));
+  return new CapacityError(
+    'STORAGE_FULL',
+    `this browser's storage is full: ${formatBytes(total(files) - here)} of ${formatBytes(total(files))} are still to come`,
+    { hint: STORAGE_HINT },
+  );
 }
 
 function full(needed: number, room: number): CapacityError {
-  const missing = Math.max(needed - room, 0);
   return new CapacityError(
     'STORAGE_FULL',
-    `${formatBytes(needed)} are still to be stored, but this browser has room for ${formatBytes(room)}${missing > 0 ? `: ${formatBytes(missing)} are missing` : ''}`,
-    {
-      hint: 'Delete another model here, or free space on the disk; then download again, which goes on where it stopped. Opening the files from disk needs no room.',
-    },
+    `${formatBytes(needed)} are still to be stored, but this browser has room for ${formatBytes(room)}: ${formatBytes(needed - room)} are missing`,
+    { hint: STORAGE_HINT },
   );
 }
+
+const STORAGE_HINT =
+  'Delete another model here, or free space on the disk; then download again, which goes on where it stopped. Opening the files from disk needs no room.';

@@ -140,6 +140,22 @@ export function contentLength(response: Response): number | null {
   return Number(header);
 }
 
+const LOOKS = 3;
+const LOOK_AGAIN_MS = 300;
+
+/** Asks again where a connection was cut while something small is read; a status is an answer. @throws what `look` throws */
+export async function persistently<T>(signal: AbortSignal, look: () => Promise<T>): Promise<T> {
+  for (let left = LOOKS - 1; ; left--) {
+    try {
+      return await look();
+    } catch (thrown) {
+      if (!(thrown instanceof NetworkError) || !thrown.transient || thrown.status !== null || left === 0) throw thrown;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+      if (signal.aborted) throw new AbortedError();
+    }
+  }
+}
+
 /**
  * What a file is, from its first bytes.
  * @throws NetworkError; ModelFormatError when its first bytes are not of such a file

@@ -14,7 +14,7 @@ import {
   shardsOfIndex,
   WEIGHTS_FILE,
 } from './file-names.ts';
-import { fetchText, probeFile, type RequestOptions, readAtMost, request } from './http.ts';
+import { fetchText, persistently, probeFile, type RequestOptions, readAtMost, request } from './http.ts';
 import { formatModelSource } from './model-source.ts';
 import { NetworkError } from './network-error.ts';
 import type { ModelSource, RemoteChoice, RemoteFile } from './store-api.ts';
@@ -53,7 +53,7 @@ export async function locateAgain(
 }
 
 async function probed(name: string, url: string, options: RequestOptions): Promise<RemoteFile> {
-  return { name, url, sha256: null, ...(await probeFile(name, url, options)) };
+  return { name, url, sha256: null, ...(await persistently(options.signal, () => probeFile(name, url, options))) };
 }
 
 async function probeFolder(base: URL, options: RequestOptions): Promise<readonly RemoteFile[]> {

@@ -4,7 +4,7 @@
  */
 import { ModelFormatError } from '@glinthawk/core';
 import type { FileSource, ModelFiles } from '@glinthawk/model';
-import { contentRange, type RequestOptions, readAtMost, request, strongEtag } from './http.ts';
+import { contentRange, persistently, type RequestOptions, readAtMost, request, strongEtag } from './http.ts';
 import { NetworkError } from './network-error.ts';
 import type { RemoteFile } from './store-api.ts';
 
@@ -35,7 +35,8 @@ export function openRange(file: RemoteFile, options: RequestOptions): FileSource
   const blocks = new Map<number, Uint8Array<ArrayBuffer>>();
   const blocksOf = async (first: number, last: number): Promise<void> => {
     const start = first * BLOCK_BYTES;
-    const bytes = await fetchRange(file, start, Math.min((last + 1) * BLOCK_BYTES, file.bytes) - start, options);
+    const length = Math.min((last + 1) * BLOCK_BYTES, file.bytes) - start;
+    const bytes = await persistently(options.signal, () => fetchRange(file, start, length, options));
     for (let index = first; index <= last; index++) {
       blocks.set(index, bytes.slice((index - first) * BLOCK_BYTES, (index - first + 1) * BLOCK_BYTES));
     }
@@ -53,7 +54,9 @@ export function openRange(file: RemoteFile, options: RequestOptions): FileSource
           },
         );
       }
-      if (length > BLOCK_BYTES * MAX_BLOCKS) return fetchRange(file, offset, length, options);
+      if (length > BLOCK_BYTES * MAX_BLOCKS) {
+        return persistently(options.signal, () => fetchRange(file, offset, length, options));
+      }
       const result = new Uint8Array(length);
       if (length === 0) return result;
       const first = Math.floor(offset / BLOCK_BYTES);

@@ -27,8 +27,9 @@ export async function openSyncFile(directory: FileSystemDirectoryHandle, name: s
 /** @throws StorageFullError */
 export function writeAll(file: SyncFile, bytes: Uint8Array<ArrayBuffer>, at: number): void {
   const written = guarded(() => file.write(bytes, { at }));
-  // The specification lets a write end early when there is no room.
-  if (written < bytes.byteLength) throw new StorageFullError();
+  // The specification lets a write end early when there is no room; in Chromium's private windows, where files are kept in memory,
+  // the count is then 2 ** 32 - 8 (its error number for a full disk, read as unsigned; seen in Chromium 156).
+  if (written !== bytes.byteLength) throw new StorageFullError();
 }
 
 /** @throws StorageFullError */
