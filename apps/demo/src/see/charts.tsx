@@ -2,6 +2,7 @@
  * The last minute as three charts: tokens a second, how busy the tiers are, bytes a second between them. uPlot draws; the charts
  * are made anew when the theme changes, since it takes colours once.
  */
+import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
@@ -11,6 +12,8 @@ import { readTheme, type Theme, type Token, watchTheme } from './theme.ts';
 
 const SPAN_SECONDS = 60;
 const HEIGHT = 150;
+/** Micro-batches end in bursts: values are means over a second. */
+const SMOOTH_MS = 1_000;
 /** A chart is drawn less often than samples come: nobody reads faster. */
 const DRAW_EVERY_MS = 380;
 
@@ -25,6 +28,8 @@ interface Curve {
 interface ChartSpec {
   readonly title: string;
   readonly unit: string;
+  /** Width of the values beside the axis, CSS pixels. */
+  readonly axis: number;
   readonly curves: readonly Curve[];
   /** Top of the scale, given the largest value. */
   top(most: number): number;
@@ -35,13 +40,15 @@ const CHARTS: readonly ChartSpec[] = [
   {
     title: 'Throughput',
     unit: 'tokens/s',
+    axis: 46,
     curves: [{ label: 'all sequences', colour: 'ink', filled: true, value: (point) => point.tokensPerSecond }],
     top: (most) => Math.max(10, most * 1.15),
     format: (value) => Math.round(value).toLocaleString('en-US'),
   },
   {
-    title: 'How busy the tiers are',
+    title: 'Busy tiers',
     unit: '% of the time',
+    axis: 46,
     curves: [
       { label: 'dense', colour: 'dense', filled: true, value: (point) => 100 * point.denseShare },
       { label: 'attention', colour: 'attention', dash: [6, 3], value: (point) => 100 * point.attentionShare },
@@ -52,6 +59,7 @@ const CHARTS: readonly ChartSpec[] = [
   {
     title: 'Between the tiers',
     unit: 'bytes/s',
+    axis: 74,
     curves: [
       { label: 'q, k, v out', colour: 'wire', filled: true, value: (point) => point.bytesOutPerSecond },
       { label: 'o back', colour: 'attention', dash: [6, 3], value: (point) => point.bytesInPerSecond },
@@ -73,10 +81,16 @@ export function Charts({ log }: { readonly log: SampleLog }) {
 
 function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpec }) {
   const place = useRef<HTMLDivElement>(null);
+  /** The newest values, or those under the pointer. */
+  const values = useSignal<readonly (number | null)[]>([]);
   useEffect(() => {
     const element = place.current;
     if (element === null) return;
-    let plot = makePlot(element, spec, readTheme(element));
+    const onCursor = (plot: uPlot) => {
+      const index = plot.cursor.idx ?? plot.data[0].length - 1;
+      values.value = spec.curves.map((_, i) => plot.data[i + 1]?.[index] ?? null);
+    };
+    let plot = makePlot(element, spec, readTheme(element), onCursor);
     let visible = true;
     let drawnMs = Number.NEGATIVE_INFINITY;
     let drawnVersion = -1;
@@ -85,11 +99,12 @@ function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpe
       if (!visible || document.hidden || log.version === drawnVersion || now - drawnMs < DRAW_EVERY_MS) return;
       drawnMs = now;
       drawnVersion = log.version;
-      plot.setData(dataOf(log, spec));
+      plot.setData(dataOf(log.series, spec.curves));
+      onCursor(plot);
     };
     const remake = () => {
       plot.destroy();
-      plot = makePlot(element, spec, readTheme(element));
+      plot = makePlot(element, spec, readTheme(element), onCursor);
       drawnVersion = -1;
       drawnMs = Number.NEGATIVE_INFINITY;
       draw();
@@ -117,18 +132,52 @@ function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpe
         {spec.title} <span>{spec.unit}</span>
       </h4>
       <div ref={place} />
+      <ul class="see-legend">
+        {spec.curves.map((curve, i) => {
+          const value = values.value[i] ?? null;
+          return (
+            <li key={curve.label}>
+              <i class={curve.dash === undefined ? '' : 'see-dashed'} style={{ color: `var(--${curve.colour})` }} />
+              {curve.label} <b>{value === null ? '' : spec.format(value)}</b>
+            </li>
+          );
+        })}
+      </ul>
     </section>
   );
 }
 
-function dataOf(log: SampleLog, spec: ChartSpec): uPlot.AlignedData {
-  const newest = log.series.at(-1)?.atMs ?? 0;
-  const points = log.series.filter(({ atMs }) => newest - atMs <= SPAN_SECONDS * 1000);
-  const x = points.map(({ atMs }) => (atMs - newest) / 1000);
-  return [x, ...spec.curves.map((curve) => points.map((point) => curve.value(point)))];
+function dataOf(series: readonly SeriesPoint[], curves: readonly Curve[]): uPlot.AlignedData {
+  const newest = series.at(-1)?.atMs ?? 0;
+  const first = Math.max(
+    0,
+    series.findIndex(({ atMs }) => newest - atMs <= SPAN_SECONDS * 1000),
+  );
+  const x = series.slice(first).map(({ atMs }) => (atMs - newest) / 1000);
+  return [x, ...curves.map((curve) => smoothed(series, curve.value).slice(first))];
 }
 
-function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme): uPlot {
+/** Each value as the mean over the second before it. */
+export function smoothed(series: readonly SeriesPoint[], value: (point: SeriesPoint) => number): number[] {
+  let from = 0;
+  let sum = 0;
+  let overMs = 0;
+  return series.map((point) => {
+    sum += value(point) * point.overMs;
+    overMs += point.overMs;
+    for (
+      let oldest = series[from];
+      oldest !== undefined && oldest.atMs <= point.atMs - SMOOTH_MS;
+      oldest = series[++from]
+    ) {
+      sum -= value(oldest) * oldest.overMs;
+      overMs -= oldest.overMs;
+    }
+    return overMs > 0 ? Math.max(0, sum / overMs) : 0;
+  });
+}
+
+function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme, onCursor: (plot: uPlot) => void): uPlot {
   const { colours } = theme;
   const axis = {
     stroke: colours['ink-soft'],
@@ -139,19 +188,20 @@ function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme): uPlot {
   const options: uPlot.Options = {
     width: Math.max(120, element.clientWidth),
     height: HEIGHT,
-    padding: [8, 6, 0, 0],
+    padding: [8, 16, 0, 0],
     cursor: { drag: { x: false, y: false }, points: { size: 6 } },
-    legend: { show: true, live: true },
+    legend: { show: false },
+    hooks: { setCursor: [onCursor] },
     scales: {
       x: { time: false, range: [-SPAN_SECONDS, 0] },
       y: { range: (_plot, _low, high) => [0, spec.top(Number.isFinite(high) ? high : 0)] },
     },
     axes: [
       { ...axis, size: 26, values: (_plot, values) => values.map((value) => (value === 0 ? 'now' : `${value} s`)) },
-      { ...axis, size: 58, values: (_plot, values) => values.map((value) => spec.format(value)) },
+      { ...axis, size: spec.axis, values: (_plot, values) => values.map((value) => spec.format(value)) },
     ],
     series: [
-      { label: 'at', value: (_plot, value: number | null) => (value === null ? '' : `${value.toFixed(1)} s`) },
+      {},
       ...spec.curves.map((curve) => ({
         label: curve.label,
         stroke: colours[curve.colour],
@@ -159,7 +209,6 @@ function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme): uPlot {
         ...(curve.dash === undefined ? {} : { dash: [...curve.dash] }),
         ...(curve.filled === true ? { fill: translucent(colours[curve.colour]) } : {}),
         points: { show: false },
-        value: (_plot: uPlot, value: number | null) => (value === null ? '' : spec.format(value)),
       })),
     ],
   };

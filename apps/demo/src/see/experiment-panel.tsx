@@ -41,17 +41,29 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
   const loading = experiment.load.value !== null;
   const blocked = tiers === null || comparing || (busy && !loading);
   const compared = useSignal(knobs.value);
+  /** Kept while a slider moves away from what is open. */
+  const chosen = useSignal<Setup | null>(null);
   const many = useComputed(() => storiesInFlight(knobs.value));
   const tokenBytes = tiers === null ? 1 : tokenBytesOf(tiers);
-  const setup = tiers === null ? null : setupOf(tiers.settings);
+  const setup = tiers === null ? null : setupOf(tiers.settings, knobs.value, tokenBytes);
 
-  const choose = (next: Setup, with_: Knobs = knobs.value) => {
-    if (tiers !== null) experiment.change(settingsFor(next, with_, tiers.settings, tokenBytes));
+  const choose = (next: Setup) => {
+    chosen.value = next;
+    if (tiers !== null) experiment.change(settingsFor(next, knobs.value, tiers.settings, tokenBytes));
   };
   /** A knob that tiers are made with: they are made again if it concerns those that are open. */
-  const turn = (change: Partial<Knobs>, concerns: (setup: Setup) => boolean) => {
+  const turn = (change: Partial<Knobs>, concerned: readonly Setup[]) => {
+    const open = chosen.value;
     knobs.value = { ...knobs.value, ...change };
-    if (setup !== null && concerns(setup) && !blocked) choose(setup);
+    if (open !== null && concerned.includes(open) && !blocked) choose(open);
+  };
+  /** Tiers that were set by hand would not show what the knobs say. */
+  const write = (stories: number) => {
+    if (tiers === null) return;
+    experiment.start(
+      stories,
+      setup === null ? settingsFor('many-in-flight', knobs.value, tiers.settings, tokenBytes) : null,
+    );
   };
   const compare = () => {
     if (tiers === null) return;
@@ -65,7 +77,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
 
   return (
     <div class="see-experiment">
-      <SetupSwitch setup={setup} knobs={knobs.value} blocked={blocked} onChoose={choose} />
+      <SetupSwitch setup={setup} blocked={blocked} onChoose={choose} />
       <div class="see-knobs">
         <Slider
           label="Round trip between the tiers"
@@ -91,7 +103,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           onInput={(inFlight) => {
             knobs.value = { ...knobs.value, inFlight };
           }}
-          onChange={() => turn({}, (each) => each === 'many-in-flight')}
+          onChange={() => turn({}, ['many-in-flight'])}
         />
         <Choice
           label="Rows of a micro-batch"
@@ -99,7 +111,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           choices={ROW_CHOICES.map((rows) => ({ value: rows, name: String(rows) }))}
           note="with 1 in flight and with many"
           disabled={blocked}
-          onChange={(rows) => turn({ rows }, (each) => each !== 'one-tier')}
+          onChange={(rows) => turn({ rows }, ['one-in-flight', 'many-in-flight'])}
         />
         <Choice
           label="KV memory of one tier"
@@ -107,7 +119,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           choices={STORY_CHOICES.map((stories) => ({ value: stories, name: storiesOf(stories, tiers, tokenBytes) }))}
           note="little, as beside the weights on a GPU"
           disabled={blocked}
-          onChange={(oneTierStories) => turn({ oneTierStories }, (each) => each === 'one-tier')}
+          onChange={(oneTierStories) => turn({ oneTierStories }, ['one-tier'])}
         />
       </div>
       <p class="see-honest">
@@ -122,10 +134,10 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           </button>
         ) : (
           <>
-            <button type="button" class="see-button" disabled={blocked} onClick={() => experiment.start(FEW_STORIES)}>
+            <button type="button" class="see-button" disabled={blocked} onClick={() => write(FEW_STORIES)}>
               Write {FEW_STORIES} stories at once
             </button>
-            <button type="button" class="see-button" disabled={blocked} onClick={() => experiment.start(many.value)}>
+            <button type="button" class="see-button" disabled={blocked} onClick={() => write(many.value)}>
               Write {many.value}
             </button>
           </>
@@ -134,6 +146,11 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           Compare all three
         </button>
         {tiers === null && <span class="see-hint">Load the example model first.</span>}
+        {tiers !== null && setup === null && !comparing && (
+          <span class="see-hint">
+            Open now: the tiers as set under Tiers. Choose one of the three, or write stories with many in flight.
+          </span>
+        )}
       </div>
       <ComparisonView state={comparison} knobs={compared.value} />
     </div>
@@ -145,12 +162,7 @@ function storiesOf(stories: number, tiers: TierReport | null, tokenBytes: number
   return tiers === null ? room : `${room} (${formatBytes(storyKvBytes(stories, tokenBytes))})`;
 }
 
-function SetupSwitch(props: {
-  readonly setup: Setup | null;
-  readonly knobs: Knobs;
-  readonly blocked: boolean;
-  onChoose(setup: Setup): void;
-}) {
+function SetupSwitch(props: { readonly setup: Setup | null; readonly blocked: boolean; onChoose(setup: Setup): void }) {
   const name = useId();
   return (
     <fieldset class="see-switch" disabled={props.blocked}>

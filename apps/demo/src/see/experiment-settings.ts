@@ -64,9 +64,9 @@ export function settingsFor(setup: Setup, knobs: Knobs, base: TierSettings, toke
   return { ...base, workers, mode: 'two-tiers', kvBytes, inFlight, microBatchRows: knobs.rows, latencyMs };
 }
 
-export function setupOf(settings: TierSettings): Setup {
-  if (settings.mode === 'one-tier') return 'one-tier';
-  return settings.inFlight === 1 ? 'one-in-flight' : 'many-in-flight';
+/** Which of the three is open as the knobs say; null when the tiers are something else, as set by hand. */
+export function setupOf(settings: TierSettings, knobs: Knobs, tokenBytes: number): Setup | null {
+  return SETUPS.find((setup) => sameTiers(settings, settingsFor(setup, knobs, settings, tokenBytes))) ?? null;
 }
 
 /** Whether tiers were opened as asked; latency is changed live and left out. */

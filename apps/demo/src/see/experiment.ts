@@ -69,9 +69,15 @@ export class Experiment {
     if (!stopping) this.#ports.onStop();
   }
 
-  start(stories: number): void {
+  /** @param settings tiers to change to first; null keeps those that are open */
+  start(stories: number, settings: TierSettings | null): void {
     if (this.#load.value !== null || this.comparing) return;
-    this.#begin(stories);
+    if (settings === null) {
+      this.#begin(stories);
+    } else {
+      this.#awaitsReady = stories;
+      this.#ports.onRetier(settings);
+    }
   }
 
   stop(): void {

@@ -1,86 +1,79 @@
 /**
- * Which cell of the KV map shows which sequence. The page knows how many blocks each sequence has at a node, not which: so a
- * sequence is given free cells as it grows and keeps them until it ends, which is what a block table does too. Counts are the
- * node's own; a cell's place is the picture's.
+ * Which part of the KV map shows which sequence. The page knows how many blocks each sequence has at a node, not which: so a
+ * sequence is given free places as it grows and keeps them until it ends, which is what a block table does too. Counts are the
+ * node's own; a block's place is the picture's.
  */
 import type { NodeSample, Resident } from '../engine/protocol.ts';
 
 /** Of one node; more blocks share cells. */
-export const MOST_CELLS = 960;
+export const MOST_CELLS = 2_400;
 
-export interface KvCells {
-  readonly blocksPerCell: number;
-  /** By cell: 0 is free, else a number that stays with its sequence. */
-  readonly owners: Uint32Array;
-}
-
+/** A power of two. */
 export function blocksPerCell(blocks: number, mostCells = MOST_CELLS): number {
   let each = 1;
   while (blocks / each > mostCells) each *= 2;
   return each;
 }
 
-/** The cells of one node, over time. */
-export class KvCellMap {
-  #cells: KvCells = { blocksPerCell: 1, owners: new Uint32Array(0) };
-  /** By resident id: its number, and its cells in the order in which it got them. */
-  readonly #held = new Map<string, { readonly number: number; readonly cells: number[] }>();
+interface Held {
+  /** From 1; stays with its sequence. */
+  readonly number: number;
+  /** In the order in which it got them. */
+  readonly places: number[];
+}
+
+/** The blocks of one node, over time. */
+export class KvPlaces {
+  #owners = new Uint32Array(0);
+  readonly #held = new Map<string, Held>();
   #numbered = 0;
+  /** No free place lies before it. */
   #freeFrom = 0;
 
-  get cells(): KvCells {
-    return this.#cells;
+  /** By block: 0 is free, else the number of its sequence. */
+  get owners(): Uint32Array {
+    return this.#owners;
   }
 
   /** @param residents those of this node */
-  update(node: NodeSample, residents: readonly Resident[]): KvCells {
-    const each = blocksPerCell(node.blocks);
-    const count = Math.ceil(node.blocks / each);
-    if (count !== this.#cells.owners.length || each !== this.#cells.blocksPerCell) {
-      this.#cells = { blocksPerCell: each, owners: new Uint32Array(count) };
+  update(node: NodeSample, residents: readonly Resident[]): void {
+    if (node.blocks !== this.#owners.length) {
+      this.#owners = new Uint32Array(node.blocks);
       this.#held.clear();
+      this.#freeFrom = 0;
     }
-    const here = new Map(residents.map((resident) => [resident.id, resident]));
-    for (const [id, { cells }] of this.#held) {
+    const here = new Set(residents.map(({ id }) => id));
+    for (const [id, { places }] of this.#held) {
       if (here.has(id)) continue;
-      for (const cell of cells) this.#release(cell);
+      for (const place of places) this.#release(place);
       this.#held.delete(id);
     }
-    for (const resident of residents) this.#resize(resident, Math.max(1, Math.round(resident.blocks / each)));
-    return this.#cells;
+    for (const { id, blocks } of residents) this.#resize(id, blocks);
   }
 
-  /** Who is in a cell; null when it is free. */
-  ownerOf(cell: number): string | null {
-    const number = this.#cells.owners[cell] ?? 0;
-    if (number === 0) return null;
-    for (const [id, held] of this.#held) if (held.number === number) return id;
-    return null;
-  }
-
-  #resize(resident: Resident, wanted: number): void {
-    let held = this.#held.get(resident.id);
+  #resize(id: string, blocks: number): void {
+    let held = this.#held.get(id);
     if (held === undefined) {
-      held = { number: ++this.#numbered, cells: [] };
-      this.#held.set(resident.id, held);
+      held = { number: ++this.#numbered, places: [] };
+      this.#held.set(id, held);
     }
-    while (held.cells.length > wanted) {
-      const cell = held.cells.pop();
-      if (cell !== undefined) this.#release(cell);
+    const { places } = held;
+    while (places.length > blocks) {
+      const place = places.pop();
+      if (place !== undefined) this.#release(place);
     }
-    const { owners } = this.#cells;
-    while (held.cells.length < wanted) {
-      while (this.#freeFrom < owners.length && owners[this.#freeFrom] !== 0) this.#freeFrom++;
-      // Full: sequences of a part of a cell each took whole ones.
-      if (this.#freeFrom >= owners.length) return;
-      owners[this.#freeFrom] = held.number;
-      held.cells.push(this.#freeFrom);
+    while (places.length < blocks) {
+      while (this.#freeFrom < this.#owners.length && this.#owners[this.#freeFrom] !== 0) this.#freeFrom++;
+      // Residents were counted a moment before the node was: they may be more than it has.
+      if (this.#freeFrom >= this.#owners.length) return;
+      this.#owners[this.#freeFrom] = held.number;
+      places.push(this.#freeFrom);
     }
   }
 
-  #release(cell: number): void {
-    this.#cells.owners[cell] = 0;
-    this.#freeFrom = Math.min(this.#freeFrom, cell);
+  #release(place: number): void {
+    this.#owners[place] = 0;
+    this.#freeFrom = Math.min(this.#freeFrom, place);
   }
 }
 
@@ -89,7 +82,25 @@ export function cellGrid(
   cells: number,
   width: number,
 ): { readonly columns: number; readonly size: number; readonly height: number } {
-  const size = cells <= 64 ? 16 : cells <= 256 ? 12 : 9;
+  const size = cells <= 64 ? 18 : cells <= 256 ? 13 : cells <= 1024 ? 9 : 7;
   const columns = Math.max(1, Math.floor(width / size));
   return { columns, size, height: Math.max(1, Math.ceil(cells / columns)) * size };
+}
+
+/** Runs of blocks of one owner within a cell, free ones left out: from and to as parts of the cell. */
+export function slicesOf(
+  owners: Uint32Array,
+  cell: number,
+  each: number,
+  visit: (owner: number, from: number, to: number) => void,
+): void {
+  const first = cell * each;
+  const end = Math.min(owners.length, first + each);
+  for (let at = first; at < end; ) {
+    const owner = owners[at] ?? 0;
+    let to = at + 1;
+    while (to < end && owners[to] === owner) to++;
+    if (owner !== 0) visit(owner, (at - first) / each, (to - first) / each);
+    at = to;
+  }
 }

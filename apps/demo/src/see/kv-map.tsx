@@ -2,7 +2,7 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { formatBytes } from '../state/format.ts';
-import { cellGrid, KvCellMap } from './kv-cells.ts';
+import { blocksPerCell, cellGrid, KvPlaces, slicesOf } from './kv-cells.ts';
 import { sequenceColour } from './palette.ts';
 import type { SampleLog } from './sample-log.ts';
 import { readTheme, type Theme, watchTheme } from './theme.ts';
@@ -53,7 +53,7 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
     const context = element?.getContext('2d');
     if (element == null || context == null) return;
     const parent = element.parentElement ?? document.body;
-    const map = new KvCellMap();
+    const places = new KvPlaces();
     let theme = readTheme(parent);
     let drawnVersion = -1;
     let visible = true;
@@ -62,8 +62,8 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
       if (sample === undefined || !visible || document.hidden || (drawnVersion === log.version && !again)) return;
       drawnVersion = log.version;
       const residents = log.residents.filter((resident) => resident.node === node);
-      const cells = map.update(sample, residents);
-      drawCells(element, context, cells.owners, theme, Math.floor(parent.clientWidth));
+      places.update(sample, residents);
+      drawCells(element, context, places.owners, theme, Math.floor(parent.clientWidth));
       const { usedBlocks: used, blocks, blockBytes, blockTokens, connected } = sample;
       const sequences = residents.length;
       figures.value = {
@@ -73,7 +73,7 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
         blockTokens,
         sequences,
         connected,
-        blocksPerCell: cells.blocksPerCell,
+        blocksPerCell: blocksPerCell(blocks),
       };
     };
     const redraw = () => {
@@ -102,7 +102,7 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
   return (
     <figure class="see-kv-node">
       <figcaption>
-        <b>{name}</b> <span>{words}</span>
+        <b class="see-kv-name">{name}</b> <span>{words}</span>
       </figcaption>
       <div>
         <canvas ref={canvas} role="img" aria-label={`KV blocks of ${name}: ${words}`} />
@@ -127,7 +127,9 @@ function drawCells(
   theme: Theme,
   width: number,
 ): void {
-  const { columns, size, height } = cellGrid(owners.length, width);
+  const each = blocksPerCell(owners.length);
+  const cells = Math.ceil(owners.length / each);
+  const { columns, size, height } = cellGrid(cells, width);
   const scale = Math.min(3, devicePixelRatio || 1);
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
@@ -136,10 +138,16 @@ function drawCells(
     canvas.style.height = `${height}px`;
   }
   context.clearRect(0, 0, canvas.width, canvas.height);
-  const inner = (size - 2) * scale;
-  for (let cell = 0; cell < owners.length; cell++) {
-    const owner = owners[cell] ?? 0;
-    context.fillStyle = owner === 0 ? theme.colours.sunken : sequenceColour(owner, theme.scheme);
-    context.fillRect((cell % columns) * size * scale, Math.floor(cell / columns) * size * scale, inner, inner);
+  const gap = size >= 12 ? 2 : 1;
+  const inner = (size - gap) * scale;
+  for (let cell = 0; cell < cells; cell++) {
+    const left = (cell % columns) * size * scale;
+    const top = Math.floor(cell / columns) * size * scale;
+    context.fillStyle = theme.colours.sunken;
+    context.fillRect(left, top, inner, inner);
+    slicesOf(owners, cell, each, (owner, from, to) => {
+      context.fillStyle = sequenceColour(owner, theme.scheme);
+      context.fillRect(left + from * inner, top, (to - from) * inner, inner);
+    });
   }
 }

@@ -1,14 +1,14 @@
 /**
- * Colours of micro-batches and sequences. Micro-batches take the eight hues of Okabe and Ito (told apart under the common colour
- * blindnesses), darkened or lightened until each stands out from its ground; beyond eight they repeat, and the track within the
+ * Colours of micro-batches and sequences. Micro-batches take the hues of Okabe and Ito (told apart under the common colour
+ * blindnesses; violet for their black), darkened or lightened until each stands out from its ground; beyond eight they repeat, and the track within the
  * lane tells them apart. Sequences are told apart from their neighbours only, so twelve hues in a scattered order do.
  */
 
 export type Scheme = 'light' | 'dark';
 
 const MICRO_BATCHES: Readonly<Record<Scheme, readonly string[]>> = {
-  light: ['#d98200', '#2a8fcf', '#00805c', '#b3a100', '#0a5c9e', '#c04a00', '#b0568a', '#5f6670'],
-  dark: ['#f0a830', '#62bdf0', '#1fb98c', '#ece04f', '#4f93d8', '#ee7433', '#dc90bd', '#9aa4b2'],
+  light: ['#d98200', '#2a8fcf', '#00805c', '#b3a100', '#0a5c9e', '#c04a00', '#b0568a', '#6a4fb0'],
+  dark: ['#f0a830', '#62bdf0', '#1fb98c', '#ece04f', '#4f93d8', '#ee7433', '#dc90bd', '#b3a2f5'],
 };
 
 // biome-ignore format: one line a scheme is the row of swatches that it is
@@ -27,7 +27,7 @@ export function microBatchColour(microBatch: number, scheme: Scheme): string {
 }
 
 /** How opaque what is on its way is drawn, beside what is being computed. */
-export const TRAVEL_OPACITY: Readonly<Record<Scheme, number>> = { light: 0.28, dark: 0.34 };
+export const TRAVEL_OPACITY: Readonly<Record<Scheme, number>> = { light: 0.4, dark: 0.45 };
 
 export function sequenceColour(place: number, scheme: Scheme): string {
   const colours = SEQUENCES[scheme];

@@ -35,7 +35,8 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
         if (!(cell instanceof HTMLElement)) continue;
         const { text, state } = texts.story(index);
         if (cell.dataset.state !== state) cell.dataset.state = state;
-        cell.textContent = text.length > TAIL ? `…${text.slice(-TAIL)}` : text;
+        const line = cell.firstElementChild;
+        if (line !== null) line.textContent = text.length > TAIL ? `…${text.slice(-TAIL)}` : text;
       }
       const [writing, done, failed] = [texts.countOf('writing'), texts.countOf('done'), texts.countOf('failed')];
       counts.value = { all: texts.count, writing, done, failed, failure: texts.failure };
@@ -61,7 +62,9 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
       </p>
       <ol ref={list} class="see-wall">
         {Array.from({ length: shown }, (_, i) => (
-          <li key={i} data-state="waiting" />
+          <li key={i} data-state="waiting">
+            <p />
+          </li>
         ))}
       </ol>
     </section>

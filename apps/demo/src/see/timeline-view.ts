@@ -10,6 +10,7 @@ import { TimelineStrip } from './timeline-strip.ts';
 
 export const SHORTEST_WINDOW_MS = 250;
 export const LONGEST_WINDOW_MS = 4_000;
+export const FIRST_WINDOW_MS = 500;
 /** Samples come every 200 ms; the view lags behind them so that it needn't wait for one. */
 const LAG_MS = 280;
 const STEP_WITH_LESS_MOTION_MS = 1_000;
@@ -31,7 +32,7 @@ export class TimelineView {
   readonly #lessMotion = matchMedia('(prefers-reduced-motion: reduce)');
   #theme: Theme;
   #shown: Shown = { ...layoutLanes(1, 1), width: 0 };
-  #windowMs = 1_000;
+  #windowMs = FIRST_WINDOW_MS;
   #pausedAt: number | null = null;
   #visible = false;
   #stale = true;

@@ -11,7 +11,14 @@ import type { SampleLog } from './sample-log.ts';
 import { describeSpan, extentIn, middle, neighbour } from './span-at.ts';
 import { TimelineCaptions, TimelineTable } from './timeline-captions.tsx';
 import { describeTimeline, figuresOver, type TimelineFigures } from './timeline-summary.ts';
-import { LONGEST_WINDOW_MS, SHORTEST_WINDOW_MS, type Shown, TimelineView } from './timeline-view.ts';
+import {
+  FIRST_WINDOW_MS,
+  gridStep,
+  LONGEST_WINDOW_MS,
+  SHORTEST_WINDOW_MS,
+  type Shown,
+  TimelineView,
+} from './timeline-view.ts';
 
 const CAPTIONS_EVERY_MS = 400;
 const DESCRIBE_EVERY_MS = 3_000;
@@ -36,7 +43,7 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const viewRef = useRef<TimelineView | null>(null);
   const chosen = useRef<{ lane: number; number: number | null }>({ lane: 1, number: null });
-  const windowMs = useSignal(1_000);
+  const windowMs = useSignal(FIRST_WINDOW_MS);
   const paused = useSignal(false);
   const shown = useSignal<Shown | null>(null);
   const figures = useSignal<TimelineFigures | null>(null);
@@ -241,7 +248,13 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
         <span class="see-swatch see-swatch-waiting" /> waiting
         <span class="see-swatch see-swatch-working" /> computing
         <span class="see-swatch see-swatch-away" /> on its way
-        <span class="see-key-note">one colour a micro-batch</span>
+        {!oneTier && (
+          <>
+            <span class="see-swatch see-swatch-hidden" /> latency hidden
+            <span class="see-swatch see-swatch-exposed" /> exposed
+          </>
+        )}
+        <span class="see-key-note">a colour a micro-batch, a line each {gridStep(windowMs.value)} ms</span>
       </p>
       <TimelineTable log={log} overMs={TABLE_OVER_MS} nodeName={nodeName} />
     </div>
