@@ -263,7 +263,7 @@ async function sendFile(
 }
 
 const STEP_MS = 20;
-const CUT_MS = 150;
+const CUT_MS = 100;
 
 async function write(response: ServerResponse, body: Uint8Array, bytesPerSecond: number | undefined): Promise<void> {
   const piece =

@@ -54,7 +54,9 @@ describe.skipIf(executablePath === null && !process.env.CI)('the service worker'
         return;
       }
       request.url = request.url?.replace(/^\/demo/, '') ?? '/';
-      files(request, response, () => response.writeHead(404).end());
+      files(request, response, () => {
+        response.writeHead(404).end();
+      });
     });
     await new Promise<void>((resolve) => listening.listen(port, '127.0.0.1', resolve));
     server = listening;

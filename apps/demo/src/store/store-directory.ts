@@ -59,6 +59,12 @@ export function nullWhenAbsent(thrown: unknown): null {
   throw thrown;
 }
 
+/** An entry that is gone, or that a browser doesn't show while a download writes it. */
+function nullWhenUnreadable(thrown: unknown): null {
+  if (thrown instanceof DOMException) return null;
+  throw thrown;
+}
+
 export async function readDownload(directory: FileSystemDirectoryHandle): Promise<DownloadRecord | null> {
   return readRecord(await readJsonFile(directory, DOWNLOAD));
 }
@@ -115,7 +121,7 @@ export async function sizesHere(directory: FileSystemDirectoryHandle): Promise<R
     const file = await files
       .getFileHandle(name)
       .then((found) => found.getFile())
-      .catch(nullWhenAbsent);
+      .catch(nullWhenUnreadable);
     if (file !== null) sizes.set(name, file.size);
   }
   return sizes;
