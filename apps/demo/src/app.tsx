@@ -6,7 +6,8 @@
  *   regions    Notices (a region with aria-live), What this is
  *   Model      tabs Example, From disk, "Hub or URL", "Stored" or "Stored (n)"; buttons "Load example", "Unload";
  *              file inputs "Choose a .gguf file", "Choose a folder", then "Load chosen model";
- *              text box "Hub id or URL", buttons Inspect, Download or Resume, "Stop download", "Not this one";
+ *              text box "Hub id or URL", buttons Inspect, Download or Resume, "Hub token", list
+ *              "Models in this repository", "Stop download", "Not this one";
  *              list "Stored models": buttons "Load NAME", "Delete NAME", "Confirm: delete NAME", "Resume NAME"
  *   Tiers      radios WASM, WebGPU, "Apart (two tiers)", "With dense (one tier)"; number "Workers in this tab";
  *              "Add a remote node" makes a group "Remote node N" with Address and Token, "Remove remote node N";
@@ -71,10 +72,10 @@ export function App({ app, downloads, otherTabs, theme, secure, see }: AppProps)
             <h2 id="see-heading">See it work</h2>
             {see}
           </section>
-        </div>
-        <div class="set-up" id="set-up">
-          <ModelCard app={app} downloads={downloads} picked={picked} tab={modelTab} />
-          <TiersCard app={app} secure={secure} />
+          <div class="set-up" id="set-up">
+            <ModelCard app={app} downloads={downloads} picked={picked} tab={modelTab} />
+            <TiersCard app={app} secure={secure} />
+          </div>
         </div>
         <LendLink tellThrown={app.tellThrown} />
       </main>

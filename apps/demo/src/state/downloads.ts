@@ -12,6 +12,8 @@ export interface Downloads {
   download(remote: RemoteModel): Promise<StoredModel | null>;
   resume(source: ModelSource): Promise<StoredModel | null>;
   stop(): void;
+  /** null forgets it. */
+  setHubToken(token: string | null): void;
   remove(id: string): Promise<void>;
   close(): void;
 }
@@ -80,6 +82,7 @@ export function createDownloads(store: ModelStore, tell: (thrown: unknown) => vo
       return typeof lookup === 'string' ? null : download(lookup);
     },
     stop: () => abort?.abort(),
+    setHubToken: (token) => store.setHubToken(token),
     async remove(id) {
       try {
         await store.remove(id);

@@ -11,9 +11,14 @@ export function GenerateCard(props: {
   readonly batchText: Signal<string>;
 }) {
   const { app, tab, batchText } = props;
+  const { model } = app.engine.value;
   return (
     <section class="card generate-card" aria-labelledby="generate-heading">
       <h2 id="generate-heading">Generate</h2>
+      <p class="note with">
+        {model === null ? 'With the example, unless you load another model.' : `With ${model.description.name}.`}{' '}
+        <a href="#set-up">Model and tiers</a>
+      </p>
       <Tabs
         label="What to generate"
         chosen={tab.value}

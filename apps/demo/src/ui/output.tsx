@@ -26,9 +26,7 @@ export function Output({ app }: { readonly app: AppState }) {
         )}
       </div>
       <div class="output-foot">
-        <p class="figures">
-          {run === null ? <a href="#set-up">Another model, or other tiers</a> : <Figures run={run} />}
-        </p>
+        <p class="figures">{run === null ? '' : <Figures run={run} />}</p>
         {run !== null && answer !== null && <CopyButton label="Copy" text={() => textOf(run, answer)} />}
       </div>
       <p class="visually-hidden" aria-live="polite">

@@ -1,13 +1,13 @@
 /** A model from the hub or a URL: asked about first, then downloaded into this browser, with what it needs against what there is. */
 import { useSignal } from '@preact/signals';
 import type { AppState } from '../state/app-state.ts';
-import { secondsLeft } from '../state/download-state.ts';
 import type { Downloads } from '../state/downloads.ts';
-import { formatBytes, formatDuration, formatParameters, plural } from '../state/format.ts';
+import { formatBytes, formatParameters, plural } from '../state/format.ts';
 import { parseModelSource } from '../store/model-source.ts';
-import type { RemoteModel } from '../store/store-api.ts';
+import type { RemoteChoice, RemoteModel } from '../store/store-api.ts';
+import { DownloadProgressView } from './download-progress.tsx';
 import { Field } from './field.tsx';
-import { ProgressBar } from './progress-bar.tsx';
+import { HubToken } from './hub-token.tsx';
 
 export function RemotePanel({ app, downloads }: { readonly app: AppState; readonly downloads: Downloads }) {
   const typed = useSignal('');
@@ -50,6 +50,7 @@ export function RemotePanel({ app, downloads }: { readonly app: AppState; readon
           {lookup === 'asking' ? 'Inspecting…' : 'Inspect'}
         </button>
       </form>
+      <HubToken onChange={downloads.setHubToken} />
       {typeof lookup !== 'string' && <Found app={app} downloads={downloads} remote={lookup} />}
     </>
   );
@@ -67,7 +68,10 @@ function Found(props: { readonly app: AppState; readonly downloads: Downloads; r
   return (
     <div class="found">
       <p class="model-name">{remote.name}</p>
-      <RemoteFacts remote={remote} deviceMemoryGiB={app.engine.value.capabilities?.deviceMemoryGiB ?? null} />
+      {remote.choices.length > 0 && <Choices remote={remote} onChoose={(source) => void downloads.lookUp(source)} />}
+      {remote.files.length > 0 && (
+        <RemoteFacts remote={remote} deviceMemoryGiB={app.engine.value.capabilities?.deviceMemoryGiB ?? null} />
+      )}
       {remote.obstacles.map((obstacle) => (
         <p key={obstacle} class="note is-warn">
           {obstacle}
@@ -75,7 +79,12 @@ function Found(props: { readonly app: AppState; readonly downloads: Downloads; r
       ))}
       {download === null ? (
         <div class="actions">
-          <button type="button" class="primary" onClick={() => void fetchAndLoad()}>
+          <button
+            type="button"
+            class="primary"
+            disabled={remote.files.length === 0}
+            onClick={() => void fetchAndLoad()}
+          >
             {remote.bytesHere > 0 ? 'Resume' : 'Download'}
           </button>
           <button type="button" class="quiet" onClick={downloads.dropLookup}>
@@ -86,6 +95,36 @@ function Found(props: { readonly app: AppState; readonly downloads: Downloads; r
         <DownloadProgressView downloads={downloads} remote={remote} />
       )}
     </div>
+  );
+}
+
+/** A repository's other files, each a model of its own. */
+function Choices(props: { readonly remote: RemoteModel; readonly onChoose: (source: RemoteChoice['source']) => void }) {
+  const { remote, onChoose } = props;
+  const list = (
+    <ul class="choices" aria-label="Models in this repository">
+      {remote.choices.map(({ name, bytes, source }) => (
+        <li key={name}>
+          <button type="button" class="quiet" onClick={() => onChoose(source)}>
+            {name}
+          </button>
+          <span class="note"> {formatBytes(bytes)}</span>
+        </li>
+      ))}
+    </ul>
+  );
+  if (remote.files.length === 0)
+    return (
+      <>
+        <p>This repository holds several models. Choose one:</p>
+        {list}
+      </>
+    );
+  return (
+    <details>
+      <summary>{plural(remote.choices.length, 'other model')} in this repository</summary>
+      {list}
+    </details>
   );
 }
 
@@ -116,32 +155,5 @@ function RemoteFacts(props: { readonly remote: RemoteModel; readonly deviceMemor
           ),
       )}
     </dl>
-  );
-}
-
-function DownloadProgressView({ downloads, remote }: { readonly downloads: Downloads; readonly remote: RemoteModel }) {
-  const progress = downloads.state.value.download?.progress ?? null;
-  const left = progress === null ? null : secondsLeft(progress);
-  return (
-    <div class="downloading">
-      <ProgressBar
-        label={`Download of ${remote.name}`}
-        share={progress === null ? null : progress.bytesDone / Math.max(1, progress.bytesTotal)}
-      />
-      <p class="note">
-        {progress === null
-          ? 'Beginning…'
-          : `${formatBytes(progress.bytesDone)} of ${formatBytes(progress.bytesTotal)}, ${formatBytes(progress.bytesPerSecond)}/s`}
-        {left === null ? '' : `, ${formatDuration(left * 1000)} left`}
-        {progress !== null && progress.retrying !== null && (
-          <span class="is-warn"> Trying again: {progress.retrying}</span>
-        )}
-      </p>
-      <div class="actions">
-        <button type="button" onClick={downloads.stop}>
-          Stop download
-        </button>
-      </div>
-    </div>
   );
 }
