@@ -3,7 +3,7 @@
  * x; nothing of scrolling, the DOM, or where spans come from but the ring.
  */
 import { SpanField, SpanKind } from '../engine/span.ts';
-import type { Lane } from './lanes.ts';
+import { type Lane, trackOf } from './lanes.ts';
 import { microBatchColour, type Scheme, TRAVEL_OPACITY } from './palette.ts';
 import type { SpanRing } from './span-ring.ts';
 
@@ -83,8 +83,7 @@ export class SpanPainter {
 
   /** @param inset share of the track's height left free above and below */
   #rect(lane: Lane, microBatch: number, from: number, to: number, inset: number): void {
-    const height = lane.height / lane.tracks;
-    const top = lane.top + (microBatch % lane.tracks) * height;
+    const { top, height } = trackOf(lane, microBatch);
     const gap = height >= 4 ? Math.max(inset * height, 0.5) : inset * height;
     const scale = this.#scale;
     this.#surface.fillRect(from, (top + gap) * scale, Math.max(LEAST_WIDTH, to - from), (height - 2 * gap) * scale);

@@ -1,0 +1,139 @@
+import { afterEach, expect, test } from 'vitest';
+import type { Event, Prompt, SamplingControls, TierSettings } from '../engine/protocol.ts';
+import { Experiment } from './experiment.ts';
+import { DEFAULT_KNOBS, SETUPS, sameTiers, settingsFor, setupOf, storyKvBytes } from './experiment-settings.ts';
+import { report, SETTINGS } from './sample.fixture.ts';
+import { SampleLog } from './sample-log.ts';
+import { STORIES_SHOWN, StoryTexts } from './story-texts.ts';
+
+const TOKEN_BYTES = 1536;
+const made: Experiment[] = [];
+afterEach(() => {
+  for (const experiment of made.splice(0)) experiment.destroy();
+});
+
+function page() {
+  const calls: string[] = [];
+  const log = new SampleLog({ schedule: () => {}, now: () => 0 });
+  let runs = 0;
+  const experiment = new Experiment(log, {
+    onRetier: (settings: TierSettings) => calls.push(`retier ${settings.mode} ${settings.inFlight}`),
+    onLoad(prompts: readonly Prompt[], sampling: SamplingControls) {
+      calls.push(`load ${prompts.length} of seed ${sampling.seed}`);
+      return ++runs;
+    },
+    onStop: () => calls.push('stop'),
+  });
+  made.push(experiment);
+  const ended = (run: number): Event => ({
+    type: 'ended',
+    run,
+    how: 'stopped',
+    error: null,
+    wallMs: 1,
+    generatedTokens: 1,
+  });
+  const ready: Event = { type: 'ready', model: undefined as never, tiers: report() };
+  return { calls, log, experiment, ended, ready };
+}
+
+const ONE_TIER = settingsFor('one-tier', DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES);
+const MANY = settingsFor('many-in-flight', DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES);
+
+test('other tiers while stories are written: stop, change, write on', () => {
+  const { calls, log, experiment, ended, ready } = page();
+  experiment.start(48, null);
+  experiment.change(ONE_TIER);
+  experiment.change(MANY); // changed their mind before the run ended
+  expect(calls).toEqual(['load 48 of seed 1', 'stop']);
+  log.take(ended(99)); // the visitor's own prompt
+  expect(calls).toHaveLength(2);
+  log.take(ended(1));
+  log.take(ready);
+  expect(calls.slice(2)).toEqual(['retier two-tiers 24', 'load 48 of seed 1']);
+  expect(experiment.load.value?.run).toBe(2);
+});
+
+test('tiers that were set by hand are changed before stories are written', () => {
+  const { calls, log, experiment, ready } = page();
+  experiment.start(48, MANY);
+  log.take(ready);
+  expect(calls).toEqual(['retier two-tiers 24', 'load 48 of seed 1']);
+});
+
+test('stopping means that nothing begins again, and so does a failure', () => {
+  const { calls, log, experiment, ended, ready } = page();
+  experiment.start(48, null);
+  experiment.change(ONE_TIER);
+  experiment.stop();
+  log.take(ended(1));
+  log.take(ready);
+  expect(calls).toEqual(['load 48 of seed 1', 'stop', 'stop']);
+  experiment.start(48, MANY);
+  log.take({ type: 'failed', error: { code: 'X', message: 'x', hint: null } });
+  log.take(ready);
+  expect(calls.slice(3)).toEqual(['retier two-tiers 24']);
+});
+
+test('comparing stops the stories and goes through all three', () => {
+  const { calls, log, experiment, ended } = page();
+  experiment.start(48, null);
+  const trials = SETUPS.map((setup) => ({ setup, settings: settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES) }));
+  experiment.compare(trials, SETTINGS, 500);
+  log.take(ended(1));
+  log.take({ type: 'ready', model: undefined as never, tiers: report(trials[0]?.settings) });
+  expect(calls).toEqual(['load 48 of seed 1', 'stop', 'retier one-tier 1', 'load 500 of seed 1']);
+  experiment.change(MANY); // not now
+  experiment.stop();
+  expect(calls.slice(4)).toEqual(['stop', 'retier two-tiers auto']);
+  expect(experiment.comparison.value.phase).toBe('cancelled');
+});
+
+test('the three settings differ in what they say and in nothing else', () => {
+  const [one, single, many] = SETUPS.map((setup) => settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES));
+  expect(one).toMatchObject({ mode: 'one-tier', inFlight: 1, kvBytes: storyKvBytes(2, TOKEN_BYTES) });
+  expect(single).toMatchObject({ mode: 'two-tiers', inFlight: 1, microBatchRows: 16, latencyMs: 10 });
+  expect(many).toEqual({ ...single, inFlight: 24 });
+  // Room for all that is in flight, and never less than the visitor gave.
+  expect(many?.kvBytes).toBeGreaterThanOrEqual(storyKvBytes(384, TOKEN_BYTES));
+  const rich = { ...SETTINGS, kvBytes: 2 ** 30 };
+  expect(settingsFor('many-in-flight', DEFAULT_KNOBS, rich, TOKEN_BYTES).kvBytes).toBe(2 ** 30);
+  const none = settingsFor('many-in-flight', DEFAULT_KNOBS, { ...SETTINGS, workers: 0 }, TOKEN_BYTES);
+  expect(none.workers).toBe(1);
+});
+
+test('which of the three is open is told from the tiers; those set by hand are none', () => {
+  for (const setup of SETUPS) {
+    const settings = settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES);
+    expect(setupOf(settings, DEFAULT_KNOBS, TOKEN_BYTES)).toBe(setup);
+    expect(sameTiers(settings, { ...settings, latencyMs: 3 })).toBe(true);
+  }
+  expect(setupOf(SETTINGS, DEFAULT_KNOBS, TOKEN_BYTES)).toBeNull();
+});
+
+test('stories keep the text of the first few and count the rest', () => {
+  const texts = new StoryTexts(
+    4,
+    Array.from({ length: 100 }, (_, i) => `Start ${i}`),
+  );
+  expect(texts.takeChanged()).toHaveLength(STORIES_SHOWN);
+  texts.take({ type: 'tokens', run: 3, texts: [{ index: 0, text: ' other run', tokens: 1 }] });
+  texts.take({
+    type: 'tokens',
+    run: 4,
+    texts: [
+      { index: 0, text: ' a', tokens: 1 },
+      { index: 99, text: ' b', tokens: 1 },
+      { index: 1000, text: ' nobody', tokens: 1 },
+    ],
+  });
+  expect(texts.takeChanged()).toEqual([0]);
+  expect(texts.story(0)).toEqual({ text: 'Start 0 a', state: 'writing' });
+  expect(texts.countOf('writing')).toBe(2);
+  texts.take({ type: 'restarted', run: 4, indices: [0] });
+  expect(texts.story(0)).toEqual({ text: 'Start 0', state: 'waiting' });
+  texts.take({ type: 'finished', run: 4, index: 0, reason: 'stop', text: ' whole', tokenIds: [1], promptTokens: 1 });
+  texts.take({ type: 'requestFailed', run: 4, index: 1, error: { code: 'X', message: 'too long', hint: null } });
+  expect(texts.story(0).text).toBe('Start 0 whole');
+  expect([texts.countOf('done'), texts.countOf('failed'), texts.failure]).toEqual([1, 1, 'too long']);
+});
