@@ -12,11 +12,7 @@ describe('a wrong command line', () => {
     ['flags missing', ['run', '--model', 'x'], 'error: --input, --output must be given; see glinthawk run --help'],
     ['a choice that is none', ['run', '--kv', 'f8'], 'Allowed choices are f16, f32, int8.'],
     ['a size that is none', ['run', '--kv-memory', 'lots'], 'expected a size like 4GiB, 512MiB or 1000000.'],
-    [
-      'an address that is none',
-      ['run', '--attention', 'here'],
-      '"here" is neither local, local:WORKERS nor an address',
-    ],
+    ['an address that is none', ['run', '--attention', 'here'], '"here" is neither local, local:WORKERS, an address'],
     [
       'a node beyond this machine without a token',
       ['attention', '--listen', '0.0.0.0:0'],
@@ -37,6 +33,7 @@ describe('a wrong command line', () => {
       [...runArguments('none.jsonl', '/tmp/none.out'), '--attention', 'local,tcp://u@host:1'],
       'is no attention node: a token does not belong into the address',
     ],
+    ['a flag that people look for', ['attention', '--listen', '--ws'], 'WebSocket is always taken, on the same port'],
     ['a node’s address that is none', ['attention', '--listen', 'a:b:c'], 'expected HOST:PORT'],
     ['no verb', [], 'Usage: glinthawk'],
   ])('%s', async (_, args, message) => {

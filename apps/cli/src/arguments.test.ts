@@ -35,7 +35,22 @@ describe('flag values', () => {
       { type: 'remote', url: 'tcp://a:1' },
     ]);
     expect(attentionPlaces('local')).toEqual([{ type: 'local', workers: null }]);
-    for (const bad of ['', 'local:0', 'local,local', 'http://a', 'tcp://a,']) {
+    expect(attentionPlaces('local,ws-listen://:8000')).toEqual([
+      { type: 'local', workers: null },
+      { type: 'listen', secure: false, host: '0.0.0.0', port: 8000 },
+    ]);
+    expect(attentionPlaces('wss-listen://[::1]')).toEqual([{ type: 'listen', secure: true, host: '::1', port: 7412 }]);
+    const twice = 'ws-listen://a,ws-listen://b';
+    for (const bad of [
+      '',
+      'local:0',
+      'local,local',
+      'http://a',
+      'tcp://a,',
+      twice,
+      'ws-listen://',
+      'ws-listen://a/b',
+    ]) {
       expect(() => attentionPlaces(bad)).toThrow(InvalidArgumentError);
     }
   });

@@ -45,6 +45,15 @@ describe('progress', () => {
     );
   });
 
+  it('tells of nodes where they join: how many, and what none of them can hold', () => {
+    const none = { ...figures, nodes: 0 };
+    expect(blockLines(none)[3]).toBe('nodes      none; waiting for one to join');
+    const small = { ...figures, nodes: 2, stranded: { sequences: 3, tokens: 1200 } };
+    expect(plainLine(small)).toMatch(
+      /, nodes: 2 there; 3 requests of up to 1,200 tokens wait for a node with more KV memory$/,
+    );
+  });
+
   it('has a time left as soon as there are tokens, then from finished requests', async () => {
     let done = 2;
     const stats = { generatedTokens: 0 } as EngineStats;
