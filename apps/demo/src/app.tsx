@@ -15,7 +15,7 @@
  *              "Micro-batch rows"; button Apply; check box "Use the software adapter: …"
  *   Generate   tabs Prompt, Batch; text box Prompt (text) or Message (chat); buttons Generate, Stop, "New conversation", Copy;
  *              role=log "Output" (the prompt of a text is part of it); radios Chat, "Text to continue"; under Sampling:
- *              Temperature, "Top-p", "Top-k", "Min-p", "Repetition penalty", Seed, "Max tokens", "Stop at", "System message";
+ *              Temperature, "Top-p", "Top-k", "Min-p", "Repetition penalty", Seed, "Max tokens", "Stop at", Instructions;
  *              Batch: text box "Requests, one JSON object a line", file input "Choose a JSONL file", check box
  *              "Skip invalid lines", buttons "Take the example", "Run batch", Stop, "Download results", "Download errors"
  *   Lend       text box "Address of the job", button Continue; with #lend: numbers Workers, select "Memory at most",

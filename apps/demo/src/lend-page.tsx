@@ -15,7 +15,7 @@ export function renderLendPage(root: HTMLElement, theme: Signal<Theme>): void {
   const status = signal<LendStatus>(lender.status);
   const notices = signal<readonly Notice[]>([]);
   const tellThrown = (thrown: unknown): void => {
-    notices.value = addNotice(notices.value, noticeOfThrown(thrown));
+    notices.value = addNotice(notices.value, noticeOfThrown(thrown), performance.now());
   };
   const dismiss = (id: number): void => {
     notices.value = dismissNotice(notices.value, id);

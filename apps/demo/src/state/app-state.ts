@@ -96,7 +96,7 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
   }
 
   function tell(notice: NewNotice): void {
-    notices.value = addNotice(notices.value, notice);
+    notices.value = addNotice(notices.value, notice, performance.now());
   }
 
   function onEvent(event: Event): void {

@@ -6,16 +6,18 @@ import { addNotice, dismissNotice, MAX_NOTICES, type Notice, noticeOf, noticeOfT
 const said = (text: string) => ({ level: 'error', text, hint: null }) as const;
 
 test('the same again is counted, with the newest hint', () => {
-  const twice = addNotice(addNotice([], said('a')), { ...said('a'), hint: 'try b' });
-  expect(twice).toEqual([{ id: 1, level: 'error', text: 'a', hint: 'try b', count: 2 }]);
+  const once = addNotice([], said('a'), 1000);
+  const twice = addNotice(once, { ...said('a'), hint: 'try b' }, 2000);
+  expect(twice).toEqual([{ id: 1, level: 'error', text: 'a', hint: 'try b', count: 2, atMs: 2000 }]);
+  expect(addNotice(once, said('a'), 1100)).toMatchObject([{ count: 1 }]);
 });
 
 test('only the latest few are kept, and an id is never used for two at once', () => {
   let notices: readonly Notice[] = [];
-  for (let i = 0; i < MAX_NOTICES + 3; i++) notices = addNotice(notices, said(String(i)));
+  for (let i = 0; i < MAX_NOTICES + 3; i++) notices = addNotice(notices, said(String(i)), i);
   expect(notices.map(({ text }) => text)).toEqual(['3', '4', '5', '6', '7', '8']);
   const fewer = dismissNotice(notices, notices[1]?.id ?? 0);
-  const added = addNotice(fewer, said('new'));
+  const added = addNotice(fewer, said('new'), 99);
   expect(new Set(added.map(({ id }) => id)).size).toBe(added.length);
 });
 

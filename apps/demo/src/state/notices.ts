@@ -11,18 +11,23 @@ export interface Notice {
   readonly text: string;
   readonly hint: string | null;
   readonly count: number;
+  readonly atMs: number;
 }
 
 export type NewNotice = Pick<Notice, 'level' | 'text' | 'hint'>;
 
 export const MAX_NOTICES = 6;
+/** One failure may end a run, its batch and the engine at once: within this time the same text is the same failure. */
+const SAME_FAILURE_MS = 300;
 
-export function addNotice(notices: readonly Notice[], added: NewNotice): readonly Notice[] {
+export function addNotice(notices: readonly Notice[], added: NewNotice, atMs: number): readonly Notice[] {
   const same = notices.find(({ level, text }) => level === added.level && text === added.text);
-  if (same !== undefined)
-    return notices.map((notice) => (notice === same ? { ...same, hint: added.hint, count: same.count + 1 } : notice));
+  if (same !== undefined) {
+    const count = atMs - same.atMs < SAME_FAILURE_MS ? same.count : same.count + 1;
+    return notices.map((notice) => (notice === same ? { ...same, hint: added.hint, count, atMs } : notice));
+  }
   const id = notices.reduce((latest, notice) => Math.max(latest, notice.id), 0) + 1;
-  return [...notices, { ...added, id, count: 1 }].slice(-MAX_NOTICES);
+  return [...notices, { ...added, id, count: 1, atMs }].slice(-MAX_NOTICES);
 }
 
 export function dismissNotice(notices: readonly Notice[], id: number): readonly Notice[] {

@@ -116,7 +116,7 @@ function StopsInput({ onChange }: { readonly onChange: (stops: readonly string[]
 
 function SystemInput({ system }: { readonly system: Signal<string> }) {
   return (
-    <Field label="System message" hint="empty leaves it to the model’s template">
+    <Field label="Instructions" hint="a system message; empty leaves it to the model’s template">
       {({ id, describedBy }) => (
         <textarea
           id={id}

@@ -12,7 +12,7 @@ import {
   type SettingsFault,
 } from '../state/tier-settings.ts';
 import { DenseSettings } from './dense-settings.tsx';
-import { Field, Segments, SelectField, Stepper } from './field.tsx';
+import { type Choice, Field, Segments, SelectField, Stepper } from './field.tsx';
 import { RemotesEditor } from './remotes-editor.tsx';
 
 export function TiersCard({ app, secure }: { readonly app: AppState; readonly secure: boolean }) {
@@ -129,10 +129,7 @@ function MoreSettings({ settings, faults, change }: SettingsProps) {
         <SelectField
           label="Micro-batches in flight"
           value={String(settings.inFlight)}
-          choices={[
-            { value: 'auto', label: 'auto' },
-            ...Array.from({ length: MAX_IN_FLIGHT }, (_, i) => ({ value: String(i + 1), label: String(i + 1) })),
-          ]}
+          choices={inFlightChoices(settings.inFlight)}
           onChange={(value) => change({ inFlight: value === 'auto' ? 'auto' : Number(value) })}
         />
         <NumberField
@@ -148,6 +145,13 @@ function MoreSettings({ settings, faults, change }: SettingsProps) {
       </div>
     </details>
   );
+}
+
+/** Experiments may have more in flight than is offered here: that, too, is shown. */
+function inFlightChoices(now: TierSettings['inFlight']): readonly Choice<string>[] {
+  const offered = Array.from({ length: MAX_IN_FLIGHT }, (_, i) => i + 1);
+  const all = now === 'auto' || offered.includes(now) ? offered : [...offered, now];
+  return [{ value: 'auto', label: 'auto' }, ...all.map((count) => ({ value: String(count), label: String(count) }))];
 }
 
 function NumberField(props: {
