@@ -10,7 +10,8 @@ import { type Browser, type BrowserContext, chromium, type Page } from 'playwrig
 import { build } from 'vite';
 import type { DownloadProgress, ModelSource, RemoteModel, StoredModel } from '../../apps/demo/src/store/store-api.ts';
 import { type GgufTensorToWrite, writeGguf } from '../../packages/model/testing/gguf-writer.ts';
-import { tinyGgufMetadata, tinyGgufTensors } from '../../packages/model/testing/tiny-model.ts';
+import { writeSafetensors } from '../../packages/model/testing/safetensors-writer.ts';
+import { tinyConfig, tinyGgufMetadata, tinyGgufTensors, tinyTensors } from '../../packages/model/testing/tiny-model.ts';
 import { exampleModel, repositoryRoot } from '../model-paths.ts';
 import { type ModelServer, startModelServer } from './model-server.ts';
 import { type Site, serveFolder } from './site.ts';
@@ -77,7 +78,8 @@ export async function startStoreRig(executablePath: string): Promise<StoreRig> {
   writeFileSync(join(quants, 'tiny-q4.gguf'), gguf);
   writeFileSync(join(quants, 'more', 'tiny-q8.gguf'), gguf);
   writeFileSync(join(quants, 'big-00001-of-00002.gguf'), gguf.subarray(0, 2000));
-  const hub = { 'glint/tale': join(root, 'tale'), 'glint/quants': quants };
+  writeSharded(join(root, 'sharded'));
+  const hub = { 'glint/sharded': join(root, 'sharded'), 'glint/tale': join(root, 'tale'), 'glint/quants': quants };
   const models = await startModelServer({ root, hub, hubToken: HUB_TOKEN });
   const site = await serveFolder(folder, { isolated: true });
   const args = ['--no-sandbox', '--host-resolver-rules=MAP plain.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'];
@@ -101,6 +103,21 @@ export async function startStoreRig(executablePath: string): Promise<StoreRig> {
       rmSync(root, { recursive: true, force: true });
     },
   };
+}
+
+/** A model in two safetensors files and an index. */
+function writeSharded(folder: string): void {
+  mkdirSync(folder);
+  const tensors = [...tinyTensors()];
+  const halves = [tensors.slice(0, 9), tensors.slice(9)].map((half) => new Map(half));
+  const places: Record<string, string> = {};
+  for (const [index, half] of halves.entries()) {
+    const name = `model-0000${index + 1}-of-00002.safetensors`;
+    writeFileSync(join(folder, name), writeSafetensors(half));
+    for (const tensor of half.keys()) places[tensor] = name;
+  }
+  writeFileSync(join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: places }));
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(tinyConfig()));
 }
 
 /** The page with a store's worker that is told of 500 kB of room. */

@@ -275,6 +275,31 @@ describe('inspection', () => {
     await model.close();
   });
 
+  it('reads headers only when asked to, with a fingerprint of its own', async () => {
+    const tensorBytes = [...tinyTensors().values()].reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+    const fingerprints: string[] = [];
+    for (const headersOnly of [true, false]) {
+      let bytesRead = 0;
+      const folder = tinyFolder();
+      const files: ModelFiles = {
+        ...folder,
+        open: async (entry) => {
+          const file = await folder.open(entry);
+          const read = (offset: number, length: number) => {
+            if (entry.endsWith('.safetensors') && offset + length > file.size - tensorBytes) bytesRead += length;
+            return file.read(offset, length);
+          };
+          return { name: file.name, size: file.size, read, close: () => file.close() };
+        },
+      };
+      const model = await openModelFiles(files, { headersOnly });
+      expect(bytesRead > 0).toBe(!headersOnly);
+      fingerprints.push(model.fingerprint);
+      await model.close();
+    }
+    expect(new Set(fingerprints).size).toBe(2);
+  });
+
   it('finds weights that are not numbers', async () => {
     const values = new Float32Array(32).fill(0.5);
     values[7] = Number.NaN;

@@ -25,6 +25,7 @@ import {
   readDownload,
   readManifest,
   sizesHere,
+  storageQuota,
   storedModel,
   total,
 } from './store-directory.ts';
@@ -218,9 +219,8 @@ function isSameSet(here: readonly FileRecord[], there: readonly RemoteFile[]): b
 
 /** @throws CapacityError */
 async function checkRoom(needed: number): Promise<void> {
-  const { quota, usage } = await navigator.storage.estimate();
-  if (quota === undefined || usage === undefined || needed <= quota - usage) return;
-  throw full(needed, quota - usage);
+  const { room } = await storageQuota();
+  if (room !== null && needed > room) throw full(needed, room);
 }
 
 /** Where a write failed; what the browser says of its quota is then not to be trusted (Chromium's figure is made up, for privacy). */

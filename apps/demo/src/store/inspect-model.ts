@@ -10,7 +10,15 @@ import { type LocateOptions, locateModel } from './locate-model.ts';
 import { modelId, nameOfSource } from './model-source.ts';
 import { remoteFiles } from './range-source.ts';
 import type { ModelSource, RemoteFile, RemoteModel } from './store-api.ts';
-import { isSameFile, modelDirectory, readDownload, readManifest, sizesHere, total } from './store-directory.ts';
+import {
+  isSameFile,
+  modelDirectory,
+  readDownload,
+  readManifest,
+  sizesHere,
+  storageQuota,
+  total,
+} from './store-directory.ts';
 
 /** A WebAssembly memory of 32-bit addresses ends there; each dense worker has one. */
 const WORKER_BYTES = 4 * 2 ** 30;
@@ -26,8 +34,7 @@ export async function inspectModel(source: ModelSource, options: LocateOptions):
   const figures = await readFigures(name, files, options);
   const bytes = total(files);
   const bytesHere = await bytesOfEarlier(source, files);
-  const { quota, usage } = await navigator.storage.estimate();
-  const room = quota === undefined || usage === undefined ? null : Math.max(0, quota - usage);
+  const { quota, used, room } = await storageQuota();
   const obstacles = [
     ...(files.length === 0 ? [`This repository has ${choices.length} GGUF files: choose one of them.`] : []),
     ...(figures.unsupported === null ? [] : [figures.unsupported]),
@@ -44,8 +51,8 @@ export async function inspectModel(source: ModelSource, options: LocateOptions):
     bytesHere,
     parameters: figures.parameters,
     wasmWeightBytes: figures.wasmWeightBytes,
-    quotaBytes: quota ?? null,
-    usedBytes: usage ?? null,
+    quotaBytes: quota,
+    usedBytes: used,
     obstacles,
   };
 }

@@ -52,6 +52,18 @@ export async function modelDirectory(id: string): Promise<FileSystemDirectoryHan
   return (await modelsDirectory()).getDirectoryHandle(id).catch(nullWhenAbsent);
 }
 
+/** Bytes that this origin may still store, as far as the browser tells; null where it doesn't. */
+export async function storageQuota(): Promise<{
+  readonly quota: number | null;
+  readonly used: number | null;
+  readonly room: number | null;
+}> {
+  // Safari has had estimate() for less long than directories.
+  const { quota, usage } = 'estimate' in navigator.storage ? await navigator.storage.estimate() : {};
+  const room = quota === undefined || usage === undefined ? null : Math.max(0, quota - usage);
+  return { quota: quota ?? null, used: usage ?? null, room };
+}
+
 /** An entry that is not there, rather than a failure. */
 export function nullWhenAbsent(thrown: unknown): null {
   if (thrown instanceof DOMException && (thrown.name === 'NotFoundError' || thrown.name === 'TypeMismatchError'))
