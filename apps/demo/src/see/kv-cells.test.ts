@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { NodeSample } from '../engine/protocol.ts';
-import { blocksPerCell, cellGrid, KvPlaces, MOST_CELLS, slicesOf } from './kv-cells.ts';
+import { blocksPerCell, cellGrid, KvPlaces, slicesOf } from './kv-cells.ts';
 
 const NODE: NodeSample = { name: 'n', connected: true, usedBlocks: 0, blocks: 10, blockBytes: 1, blockTokens: 16 };
 const resident = (id: string, blocks: number) => ({ id, node: 0, blocks, tokens: blocks * 16 });
@@ -28,9 +28,10 @@ test('more blocks than the node has, or another node, do no harm', () => {
 });
 
 test('many blocks share cells, each by its part', () => {
-  expect(blocksPerCell(MOST_CELLS)).toBe(1);
-  expect(blocksPerCell(MOST_CELLS + 1)).toBe(2);
-  expect(blocksPerCell(10 * MOST_CELLS)).toBe(16);
+  expect(blocksPerCell(2500, 700)).toBe(1);
+  expect(blocksPerCell(2501, 700)).toBe(2);
+  expect(blocksPerCell(25_000, 700)).toBe(16);
+  expect(blocksPerCell(2500, 350)).toBe(2);
   const slices: unknown[] = [];
   slicesOf(Uint32Array.of(1, 1, 0, 2, 3), 0, 4, (...slice) => slices.push(slice));
   slicesOf(Uint32Array.of(1, 1, 0, 2, 3), 1, 4, (...slice) => slices.push(slice));
@@ -42,11 +43,13 @@ test('many blocks share cells, each by its part', () => {
 });
 
 test('cells fit the width they have', () => {
-  for (const cells of [0, 1, 23, 100, 1000, 2400]) {
+  for (const blocks of [0, 1, 23, 100, 1000, 2400, 100_000]) {
     for (const width of [300, 1200]) {
+      const cells = Math.ceil(blocks / blocksPerCell(blocks, width));
       const { columns, size, height } = cellGrid(cells, width);
       expect(columns * size).toBeLessThanOrEqual(width);
       expect(columns * (height / size)).toBeGreaterThanOrEqual(cells);
+      expect(height).toBeLessThanOrEqual(176);
     }
   }
 });

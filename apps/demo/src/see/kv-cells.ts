@@ -5,11 +5,13 @@
  */
 import type { NodeSample, Resident } from '../engine/protocol.ts';
 
-/** Of one node; more blocks share cells. */
-export const MOST_CELLS = 2_400;
+/** CSS pixels: the map of one node is not higher, so that a phone shows it whole. More blocks share cells. */
+const MOST_HEIGHT = 176;
+const SMALLEST_CELL = 7;
 
 /** A power of two. */
-export function blocksPerCell(blocks: number, mostCells = MOST_CELLS): number {
+export function blocksPerCell(blocks: number, width: number): number {
+  const mostCells = Math.max(1, Math.floor(width / SMALLEST_CELL)) * Math.floor(MOST_HEIGHT / SMALLEST_CELL);
   let each = 1;
   while (blocks / each > mostCells) each *= 2;
   return each;
@@ -77,12 +79,14 @@ export class KvPlaces {
   }
 }
 
-/** Columns and size of the cells, so that all fit a width; CSS pixels. */
+/** Columns and size of the cells, so that all fit a width and no more height than there should be; CSS pixels. */
 export function cellGrid(
   cells: number,
   width: number,
 ): { readonly columns: number; readonly size: number; readonly height: number } {
-  const size = cells <= 64 ? 18 : cells <= 256 ? 13 : cells <= 1024 ? 9 : 7;
+  const sizes = [18, 13, 9, SMALLEST_CELL];
+  const fits = (each: number) => Math.floor(width / each) * Math.floor(MOST_HEIGHT / each) >= cells;
+  const size = sizes.find(fits) ?? SMALLEST_CELL;
   const columns = Math.max(1, Math.floor(width / size));
   return { columns, size, height: Math.max(1, Math.ceil(cells / columns)) * size };
 }

@@ -57,13 +57,14 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
     let theme = readTheme(parent);
     let drawnVersion = -1;
     let visible = true;
+    let width = parent.clientWidth;
     const draw = (again: boolean) => {
       const sample = log.nodes[node];
       if (sample === undefined || !visible || document.hidden || (drawnVersion === log.version && !again)) return;
       drawnVersion = log.version;
       const residents = log.residents.filter((resident) => resident.node === node);
       places.update(sample, residents);
-      drawCells(element, context, places.owners, theme, Math.floor(parent.clientWidth));
+      drawCells(element, context, places.owners, theme, width);
       const { usedBlocks: used, blocks, blockBytes, blockTokens, connected } = sample;
       const sequences = residents.length;
       figures.value = {
@@ -73,14 +74,17 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
         blockTokens,
         sequences,
         connected,
-        blocksPerCell: blocksPerCell(blocks),
+        blocksPerCell: blocksPerCell(blocks, width),
       };
     };
     const redraw = () => {
       theme = readTheme(parent);
       draw(true);
     };
-    const resize = new ResizeObserver(redraw);
+    const resize = new ResizeObserver((entries) => {
+      width = Math.floor(entries.at(-1)?.contentRect.width ?? width);
+      redraw();
+    });
     resize.observe(parent);
     const sight = new IntersectionObserver((entries) => {
       visible = entries.at(-1)?.isIntersecting ?? true;
@@ -127,7 +131,7 @@ function drawCells(
   theme: Theme,
   width: number,
 ): void {
-  const each = blocksPerCell(owners.length);
+  const each = blocksPerCell(owners.length, width);
   const cells = Math.ceil(owners.length / each);
   const { columns, size, height } = cellGrid(cells, width);
   const scale = Math.min(3, devicePixelRatio || 1);

@@ -5,7 +5,7 @@ import type { ActiveLoad } from './experiment.ts';
 import type { SampleLog } from './sample-log.ts';
 import { STORIES_SHOWN, StoryTexts } from './story-texts.ts';
 
-const WRITE_EVERY_MS = 100;
+const WRITE_EVERY_MS = 200;
 /** A cell shows a story's end. */
 const TAIL = 220;
 

@@ -32,6 +32,8 @@ export class TimelineView {
   readonly #lessMotion = matchMedia('(prefers-reduced-motion: reduce)');
   #theme: Theme;
   #shown: Shown = { ...layoutLanes(1, 1), width: 0 };
+  /** As the observer told it: asking the element would have the page laid out in every frame. */
+  #width = 0;
   #windowMs = FIRST_WINDOW_MS;
   #pausedAt: number | null = null;
   #visible = false;
@@ -48,7 +50,10 @@ export class TimelineView {
     this.#log = log;
     this.#onShown = onShown;
     this.#theme = readTheme(canvas.parentElement ?? document.body);
-    const resize = new ResizeObserver(() => this.#restyle());
+    const resize = new ResizeObserver((entries) => {
+      this.#width = Math.floor(entries.at(-1)?.contentRect.width ?? 0);
+      this.#wake();
+    });
     resize.observe(canvas.parentElement ?? canvas);
     const sight = new IntersectionObserver((entries) => {
       this.#visible = entries.at(-1)?.isIntersecting ?? false;
@@ -150,7 +155,7 @@ export class TimelineView {
   }
 
   #wake(): void {
-    if (this.#frame !== 0 || (!this.#visible && !this.#stale)) return;
+    if (this.#frame !== 0 || (!this.#visible && !this.#stale && this.#width === this.#shown.width)) return;
     this.#frame = requestAnimationFrame(() => {
       this.#frame = 0;
       this.#draw();
@@ -184,7 +189,7 @@ export class TimelineView {
 
   /** Lanes as many as there are nodes, canvas as large as its place. */
   #fit(): void {
-    const width = Math.floor(this.#canvas.parentElement?.clientWidth ?? 0);
+    const width = this.#width;
     const lanes = layoutLanes(Math.max(1, this.#log.nodes.length), Math.max(1, this.#log.microBatches));
     const same =
       lanes.height === this.#shown.height &&
