@@ -194,7 +194,7 @@ export type Event =
   /** Nothing is open any more (or never was). */
   | { readonly type: 'failed'; readonly error: ErrorReport }
   | { readonly type: 'closed' }
-  /** Text that became certain, several prompts' in one message; sent at most 20 times a second. */
+  /** Text that became certain, and the tokens so far, several prompts' in one message; sent at most 20 times a second. */
   | {
       readonly type: 'tokens';
       readonly run: number;
