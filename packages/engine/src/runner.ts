@@ -347,7 +347,7 @@ export class Runner {
   }
 
   #measure(): void {
-    const { tier, inFlight, batcher, logger } = this.#options;
+    const { tier, inFlight, batcher, budget, logger } = this.#options;
     let attentionMs = 0;
     for (const node of tier.connected) {
       node.measure();
@@ -356,7 +356,7 @@ export class Runner {
     const denseBusyMs = this.denseBusy.totalMs(performance.now());
     const denseMs = (denseBusyMs - this.#measured.denseBusyMs) / (this.#denseCalls - this.#measured.denseCalls);
     this.#measured = { steps: this.totals.steps, denseBusyMs, denseCalls: this.#denseCalls };
-    if (!inFlight.adapt(batcher.running, { denseMs, attentionMs })) return;
+    if (!inFlight.adapt(batcher.running + batcher.waiting, budget.rows, { denseMs, attentionMs })) return;
     logger.debug(`${inFlight.current} micro-batches in flight`);
     this.schedule();
   }

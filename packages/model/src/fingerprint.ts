@@ -4,6 +4,7 @@
  * (another training step, another quantisation) touch all.
  */
 import type { ModelConfig } from '@glinthawk/core';
+import { sha256 } from '@noble/hashes/sha2.js';
 import type { WeightTable } from './weight-table.ts';
 
 /** Bytes read at the start, the middle and the end of each tensor. */
@@ -22,7 +23,7 @@ export async function fingerprintOf(
 ): Promise<string> {
   const encoder = new TextEncoder();
   const parts: Uint8Array<ArrayBuffer>[] = [encoder.encode(JSON.stringify(config))];
-  for (const text of texts) parts.push(await sha256(typeof text === 'string' ? encoder.encode(text) : text));
+  for (const text of texts) parts.push(digestOf(typeof text === 'string' ? encoder.encode(text) : text));
   for (const name of weights.names()) {
     const { stored, shape, storedBytes } = weights.info(name);
     const { file, offset } = weights.tensor(name);
@@ -32,10 +33,11 @@ export async function fingerprintOf(
     const last = storedBytes - length;
     for (const at of new Set([0, Math.floor(last / 2), last])) parts.push(await file.read(offset + at, length));
   }
-  const digest = await sha256(new Uint8Array(await new Blob(parts).arrayBuffer()));
+  const digest = digestOf(new Uint8Array(await new Blob(parts).arrayBuffer()));
   return [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
-  return new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+/** Not WebCrypto's, which pages that are served by plain http over a network don't have. */
+function digestOf(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(sha256(bytes));
 }
