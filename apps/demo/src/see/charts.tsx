@@ -127,7 +127,7 @@ function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpe
     };
   }, [log, spec]);
   return (
-    <section class="see-chart" aria-label={`${spec.title}, ${spec.unit}, over the last minute`}>
+    <figure class="see-chart" aria-label={`${spec.title}, ${spec.unit}, over the last minute`}>
       <h4>
         {spec.title} <span>{spec.unit}</span>
       </h4>
@@ -143,7 +143,7 @@ function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpe
           );
         })}
       </ul>
-    </section>
+    </figure>
   );
 }
 

@@ -10,7 +10,7 @@ export function ComparisonView({ state, knobs }: { readonly state: ComparisonSta
       return null;
     case 'running':
       return (
-        <div class="see-comparison" role="status">
+        <div class="see-comparison" role="status" aria-label="Comparison">
           <Bars results={state.results} current={state} />
           <p class="see-hint">{progressOf(state)}</p>
         </div>
@@ -18,7 +18,7 @@ export function ComparisonView({ state, knobs }: { readonly state: ComparisonSta
     case 'done': {
       const { headline, why } = verdict(state.results, knobs);
       return (
-        <div class="see-comparison" role="status">
+        <div class="see-comparison" role="status" aria-label="Comparison">
           <Bars results={state.results} current={null} />
           <p class="see-verdict">
             <b>{headline}</b> {why}
@@ -35,7 +35,7 @@ export function ComparisonView({ state, knobs }: { readonly state: ComparisonSta
       );
     case 'cancelled':
       return (
-        <div class="see-comparison" role="status">
+        <div class="see-comparison" role="status" aria-label="Comparison">
           {state.results.length > 0 && <Bars results={state.results} current={null} />}
           <p class="see-hint">The comparison was stopped.</p>
         </div>

@@ -80,12 +80,12 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
       <SetupSwitch setup={setup} blocked={blocked} onChoose={choose} />
       <div class="see-knobs">
         <Slider
-          label="Round trip between the tiers"
+          label="Round trip"
           value={knobs.value.latencyMs}
           least={0}
           most={MOST_LATENCY_MS}
           shown={`${knobs.value.latencyMs} ms`}
-          note={setup === 'one-tier' ? 'one tier has none' : 'added to each, live'}
+          note={latencyNote(setup)}
           disabled={comparing}
           onInput={(latencyMs) => {
             knobs.value = { ...knobs.value, latencyMs };
@@ -98,7 +98,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           least={LEAST_MANY}
           most={MOST_MANY}
           shown={String(knobs.value.inFlight)}
-          note={`${many.value} stories under way at once`}
+          note={`${many.value} stories under way`}
           disabled={comparing}
           onInput={(inFlight) => {
             knobs.value = { ...knobs.value, inFlight };
@@ -109,7 +109,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           label="Rows of a micro-batch"
           value={knobs.value.rows}
           choices={ROW_CHOICES.map((rows) => ({ value: rows, name: String(rows) }))}
-          note="with 1 in flight and with many"
+          note="at most, in two tiers"
           disabled={blocked}
           onChange={(rows) => turn({ rows }, ['one-in-flight', 'many-in-flight'])}
         />
@@ -117,7 +117,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
           label="KV memory of one tier"
           value={knobs.value.oneTierStories}
           choices={STORY_CHOICES.map((stories) => ({ value: stories, name: storiesOf(stories, tiers, tokenBytes) }))}
-          note="little, as beside the weights on a GPU"
+          note="little, as on a GPU"
           disabled={blocked}
           onChange={(oneTierStories) => turn({ oneTierStories }, ['one-tier'])}
         />
@@ -155,6 +155,11 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
       <ComparisonView state={comparison} knobs={compared.value} />
     </div>
   );
+}
+
+function latencyNote(setup: Setup | null): string {
+  if (setup === null) return 'between two tiers; not added yet';
+  return setup === 'one-tier' ? 'one tier has none' : 'between the tiers, changed live';
 }
 
 function storiesOf(stories: number, tiers: TierReport | null, tokenBytes: number): string {
@@ -195,7 +200,7 @@ function Slider({ label, value, least, most, shown, note, disabled, onInput, onC
   return (
     <div class="see-knob">
       <label for={id}>{label}</label>
-      <output for={id}>{shown}</output>
+      <b aria-hidden="true">{shown}</b>
       <input
         id={id}
         type="range"

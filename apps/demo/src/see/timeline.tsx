@@ -198,7 +198,7 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
             aria-valuetext={`${windowMs.value / 1000} seconds`}
             onInput={(event) => zoom(LONGEST_WINDOW_MS / 2 ** Number(event.currentTarget.value))}
           />
-          <output>{windowMs.value / 1000} s</output>
+          <b aria-hidden="true">{windowMs.value / 1000} s</b>
         </label>
         <p class="see-hint">{paused.value ? 'Drag to look back; arrow keys go from span to span.' : ''}</p>
       </div>
