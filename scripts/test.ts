@@ -38,6 +38,7 @@ const checks =
   [
     step('build', 'npm', ['run', '--silent', 'build']),
     step('types of tests and scripts', 'tsc', ['-p', 'tsconfig.test.json']),
+    step('types of the page and its tests', 'tsc', ['-p', 'apps/demo/tsconfig.test.json']),
     step('lint, import cycles, platform boundaries', 'biome', ['check', '.']),
   ].every(Boolean);
 
