@@ -1,7 +1,7 @@
 /**
  * The page. It computes nothing itself: the engine is a worker's, the model store the browser's; see state/app-state.ts.
  *
- * Names that tests and assistive technology go by; keep them:
+ * Names that tests and assistive technology go by, with their roles (a tab names its panel, too); keep them:
  *   headings   Glinthawk (1); Model, Tiers, Generate, See it work, Lend this tab (2)
  *   regions    Notices (a region with aria-live), What this is
  *   Model      tabs Example, From disk, "Hub or URL", "Stored" or "Stored (n)"; buttons "Load example", "Unload";

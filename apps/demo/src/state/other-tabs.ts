@@ -5,6 +5,8 @@
 import { type ReadonlySignal, signal } from '@preact/signals';
 
 const NAME = 'glinthawk-engine';
+/** A tab that is closed can't say so: while there are others, they are counted again. */
+const RECOUNT_MS = 3000;
 
 export interface OtherTabs {
   /** How many others; 0 where the browser can't tell. */
@@ -31,6 +33,9 @@ export function watchOtherTabs(): OtherTabs {
   };
   channel.addEventListener('message', recountSoon);
   document.addEventListener('visibilitychange', recountSoon);
+  const clock = setInterval(() => {
+    if (count.peek() > 0) recountSoon();
+  }, RECOUNT_MS);
 
   function hold(open: boolean): void {
     if (locks === null || open === (release !== null)) return;
@@ -60,6 +65,7 @@ export function watchOtherTabs(): OtherTabs {
       release?.();
       release = null;
       channel.close();
+      clearInterval(clock);
       document.removeEventListener('visibilitychange', recountSoon);
     },
   };

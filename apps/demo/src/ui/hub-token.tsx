@@ -5,17 +5,19 @@ export function HubToken({ onChange }: { readonly onChange: (token: string | nul
   return (
     <details class="more">
       <summary>Token for gated models</summary>
-      <Field label="Hub token" hint="sent to the hub only, and forgotten when you leave this page">
-        {({ id, describedBy }) => (
-          <input
-            id={id}
-            type="password"
-            autocomplete="off"
-            aria-describedby={describedBy}
-            onChange={({ currentTarget: { value } }) => onChange(value.trim() === '' ? null : value.trim())}
-          />
-        )}
-      </Field>
+      <form onSubmit={(event) => event.preventDefault()}>
+        <Field label="Hub token" hint="sent to the hub only, and forgotten when you leave this page">
+          {({ id, describedBy }) => (
+            <input
+              id={id}
+              type="password"
+              autocomplete="off"
+              aria-describedby={describedBy}
+              onChange={({ currentTarget: { value } }) => onChange(value.trim() === '' ? null : value.trim())}
+            />
+          )}
+        </Field>
+      </form>
     </details>
   );
 }

@@ -57,7 +57,13 @@ function OpenModel({ app }: { readonly app: AppState }) {
           {opening ? 'Reading the model…' : 'None is loaded yet. “Generate” loads the example by itself.'}
         </p>
       ) : (
-        <ModelFacts model={model} />
+        <>
+          <div class="model-head">
+            <p class="model-name">{model.description.name}</p>
+            <Unload app={app} />
+          </div>
+          <ModelFacts model={model} />
+        </>
       )}
       {opening && (
         <div class="opening">
@@ -79,7 +85,7 @@ function OpenModel({ app }: { readonly app: AppState }) {
 
 function ModelFacts({ model }: { readonly model: NonNullable<AppState['engine']['value']['model']> }) {
   const { description } = model;
-  const { name, family, parameters, layers, heads, kvHeads, contextTokens, kvBytesPerToken } = description;
+  const { family, parameters, layers, heads, kvHeads, contextTokens, kvBytesPerToken } = description;
   const facts = [
     ['Parameters', formatParameters(parameters)],
     [
@@ -91,7 +97,6 @@ function ModelFacts({ model }: { readonly model: NonNullable<AppState['engine'][
   ] as const;
   return (
     <>
-      <p class="model-name">{name}</p>
       <dl class="facts">
         {facts.map(([label, value]) => (
           <div key={label}>
@@ -122,7 +127,6 @@ function ExamplePanel({ app }: { readonly app: AppState }) {
         >
           Load example
         </button>
-        <Unload app={app} />
       </div>
     </>
   );

@@ -38,13 +38,18 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
     if (mode === 'chat') typed.value = '';
   }
 
+  /** Nothing typed: the beginning that the empty box shows. */
+  function send(): void {
+    generate(typed.value === '' && mode === 'text' ? STORY_CHIPS[0] : typed.value);
+  }
+
   return (
     <div class="prompt-panel">
       <form
         class="prompt-form"
         onSubmit={(event) => {
           event.preventDefault();
-          generate(typed.value === '' && mode === 'text' ? STORY_CHIPS[0] : typed.value);
+          send();
         }}
       >
         {model?.hasChatTemplate === true && (
@@ -67,7 +72,7 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
           onInput={(text) => {
             typed.value = text;
           }}
-          onSend={() => generate(typed.value)}
+          onSend={send}
         />
         <ul class="chips" aria-label="Example prompts">
           {chips.map((chip) => (

@@ -6,19 +6,30 @@ import { useEffect, useRef } from 'preact/hooks';
 
 export function StreamingText({ text, epoch }: { readonly text: string; readonly epoch: number }) {
   const span = useRef<HTMLSpanElement>(null);
+  const latest = useRef({ text, epoch });
   const shown = useRef({ length: 0, epoch });
+  const frame = useRef<number | null>(null);
+  latest.current = { text, epoch };
 
   useEffect(() => {
-    const frame = requestAnimationFrame(() => {
+    // A frame that is due takes whatever is the latest by then.
+    frame.current ??= requestAnimationFrame(() => {
+      frame.current = null;
       const element = span.current;
       if (element === null) return;
-      if (shown.current.epoch !== epoch || text.length < shown.current.length) element.textContent = text;
-      else if (text.length > shown.current.length) element.append(text.slice(shown.current.length));
-      shown.current = { length: text.length, epoch };
+      const now = latest.current;
+      if (shown.current.epoch !== now.epoch || now.text.length < shown.current.length) element.textContent = now.text;
+      else if (now.text.length > shown.current.length) element.append(now.text.slice(shown.current.length));
+      shown.current = { length: now.text.length, epoch: now.epoch };
       keepEndInView(element.closest('.output-text'));
     });
-    return () => cancelAnimationFrame(frame);
   }, [text, epoch]);
+  useEffect(
+    () => () => {
+      if (frame.current !== null) cancelAnimationFrame(frame.current);
+    },
+    [],
+  );
 
   return <span ref={span} class="written" />;
 }
