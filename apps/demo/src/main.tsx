@@ -6,6 +6,7 @@ import './styles/tokens.css';
 import './styles/base.css';
 import './styles/page.css';
 import './styles/panels.css';
+import './styles/cards.css';
 import { render } from 'preact';
 import { createTheme } from './state/preferences.ts';
 
