@@ -91,7 +91,7 @@ test('three trials, one after the other, each measured after it is warm; then th
     'retier two-tiers 1',
     'load',
     'stop',
-    'retier two-tiers 24',
+    'retier two-tiers 16',
     'load',
     'stop',
     'retier two-tiers auto',

@@ -21,7 +21,7 @@ export interface Knobs {
 }
 
 /** Measured with the example model on two cores; see verdict.ts for how the page words what comes out. */
-export const DEFAULT_KNOBS: Knobs = { latencyMs: 10, inFlight: 24, rows: 16, oneTierStories: 2 };
+export const DEFAULT_KNOBS: Knobs = { latencyMs: 10, inFlight: 16, rows: 32, oneTierStories: 2 };
 
 export const MOST_LATENCY_MS = 50;
 export const LEAST_MANY = 2;

@@ -50,7 +50,7 @@ test('other tiers while stories are written: stop, change, write on', () => {
   expect(calls).toHaveLength(2);
   log.take(ended(1));
   log.take(ready);
-  expect(calls.slice(2)).toEqual(['retier two-tiers 24', 'load 48 of seed 1']);
+  expect(calls.slice(2)).toEqual(['retier two-tiers 16', 'load 48 of seed 1']);
   expect(experiment.load.value?.run).toBe(2);
 });
 
@@ -58,7 +58,7 @@ test('tiers that were set by hand are changed before stories are written', () =>
   const { calls, log, experiment, ready } = page();
   experiment.start(48, MANY);
   log.take(ready);
-  expect(calls).toEqual(['retier two-tiers 24', 'load 48 of seed 1']);
+  expect(calls).toEqual(['retier two-tiers 16', 'load 48 of seed 1']);
 });
 
 test('stopping means that nothing begins again, and so does a failure', () => {
@@ -72,7 +72,7 @@ test('stopping means that nothing begins again, and so does a failure', () => {
   experiment.start(48, MANY);
   log.take({ type: 'failed', error: { code: 'X', message: 'x', hint: null } });
   log.take(ready);
-  expect(calls.slice(3)).toEqual(['retier two-tiers 24']);
+  expect(calls.slice(3)).toEqual(['retier two-tiers 16']);
 });
 
 test('comparing stops the stories and goes through all three', () => {
@@ -92,10 +92,10 @@ test('comparing stops the stories and goes through all three', () => {
 test('the three settings differ in what they say and in nothing else', () => {
   const [one, single, many] = SETUPS.map((setup) => settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES));
   expect(one).toMatchObject({ mode: 'one-tier', inFlight: 1, kvBytes: storyKvBytes(2, TOKEN_BYTES) });
-  expect(single).toMatchObject({ mode: 'two-tiers', inFlight: 1, microBatchRows: 16, latencyMs: 10 });
-  expect(many).toEqual({ ...single, inFlight: 24 });
+  expect(single).toMatchObject({ mode: 'two-tiers', inFlight: 1, microBatchRows: 32, latencyMs: 10 });
+  expect(many).toEqual({ ...single, inFlight: 16 });
   // Room for all that is in flight, and never less than the visitor gave.
-  expect(many?.kvBytes).toBeGreaterThanOrEqual(storyKvBytes(384, TOKEN_BYTES));
+  expect(many?.kvBytes).toBeGreaterThanOrEqual(storyKvBytes(512, TOKEN_BYTES));
   const rich = { ...SETTINGS, kvBytes: 2 ** 30 };
   expect(settingsFor('many-in-flight', DEFAULT_KNOBS, rich, TOKEN_BYTES).kvBytes).toBe(2 ** 30);
   const none = settingsFor('many-in-flight', DEFAULT_KNOBS, { ...SETTINGS, workers: 0 }, TOKEN_BYTES);
