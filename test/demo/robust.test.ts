@@ -1,0 +1,198 @@
+/** What goes wrong for a visitor is said in clear words, and the page stays usable. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
+import { start } from '../e2e/command.ts';
+import { loadGolden } from '../golden/golden.ts';
+import { exampleModel } from '../models.ts';
+import { describeInChromium, type Rig, type Visit } from './chromium.ts';
+import { GlinthawkPage } from './page.ts';
+
+const TOKEN = 'a token of the tests';
+const [golden] = loadGolden(exampleModel);
+
+/** Text comes, and it is the right one. */
+async function expectUsable(demo: GlinthawkPage): Promise<void> {
+  await demo.dismissNotices();
+  await demo.setTiers({ mode: 'two tiers', workers: 1, remotes: [] });
+  await demo.loadExample();
+  await demo.setSampling({ temperature: 0, maxTokens: 8 });
+  await demo.ask('Once upon a time');
+  const text = await demo.answered();
+  expect(`Once upon a time${golden?.text}`.startsWith(text)).toBe(true);
+  expect(text.length).toBeGreaterThan('Once upon a time'.length);
+}
+
+async function attentionNode(...flags: readonly string[]): Promise<string> {
+  const node = start(['attention', '--listen', '127.0.0.1:0', '--workers', '1', '--memory', '16MiB', ...flags], {
+    env: { GLINTHAWK_TOKEN: TOKEN },
+  });
+  return (await node.saw(/ws:\/\/127\.0\.0\.1:\d+/))[0];
+}
+
+/** A port on which nobody listens. */
+function deadPort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
+    });
+  });
+}
+
+async function withRemote(visit: Visit, url: string, token: string): Promise<GlinthawkPage> {
+  visit.allow(url);
+  // The browser itself reports connections that don't come about.
+  visit.mayLog(/WebSocket connection to/);
+  const demo = new GlinthawkPage(visit.page);
+  await demo.setTiers({ mode: 'two tiers', workers: 0, remotes: [{ url, token }] });
+  await demo.tab('Example');
+  await demo.button('Load example').click();
+  return demo;
+}
+
+describeInChromium('a remote attention node', (rig: () => Rig) => {
+  it('with another token is refused in words', async () => {
+    const visit = await rig().visit();
+    const url = await attentionNode('--origin', visit.origin);
+    const demo = await withRemote(visit, url, 'another token of the tests');
+    await demo.notice(/token/i);
+    await expectUsable(demo);
+  });
+
+  it('that does not know this page is refused in words', async () => {
+    const visit = await rig().visit();
+    const url = await attentionNode('--origin', 'http://another.example');
+    const demo = await withRemote(visit, url, TOKEN);
+    await demo.notice(/--origin/);
+    await expectUsable(demo);
+  });
+
+  it('that is not there is missed in words', async () => {
+    const visit = await rig().visit();
+    const demo = await withRemote(visit, `ws://127.0.0.1:${await deadPort()}`, TOKEN);
+    await demo.notice(/ws:\/\/127\.0\.0\.1.*(running|reach|connect)/is);
+    await expectUsable(demo);
+  });
+});
+
+describeInChromium('a file', (rig) => {
+  /** As a drop from the desktop. */
+  async function drop(demo: GlinthawkPage, name: string, content: string): Promise<void> {
+    const transfer = await demo.page.evaluateHandle(
+      ({ name, content }) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([content], name));
+        return transfer;
+      },
+      { name, content },
+    );
+    await demo.page.dispatchEvent('main', 'dragover', { dataTransfer: transfer });
+    await demo.page.dispatchEvent('main', 'drop', { dataTransfer: transfer });
+  }
+
+  it('that is no model, when it is dropped, is named and refused', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await drop(demo, 'holiday.jpg', 'not a model');
+    await demo.notice(/no model among holiday\.jpg.*\.gguf/is);
+    await expectUsable(demo);
+  });
+
+  it('that says .gguf and is none, when it is dropped, is refused', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await drop(demo, 'broken.gguf', '<!doctype html><title>Sign in</title>'.padEnd(4096));
+    await demo.button('Load chosen model').click();
+    await demo.notice(/GGUF/i);
+    await expectUsable(demo);
+  });
+
+  it('that ends too early is refused', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    const folder = mkdtempSync(join(tmpdir(), 'glinthawk-demo-'));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const files = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors'].map((name) => {
+      const content = readFileSync(join(exampleModel, name));
+      const buffer = name.endsWith('.safetensors') ? content.subarray(0, content.byteLength / 2) : content;
+      return { name, mimeType: 'application/octet-stream', buffer };
+    });
+    await demo.tab('From disk');
+    await page.getByLabel('Choose a .gguf file').setInputFiles(files);
+    await demo.button('Load chosen model').click();
+    await demo.notice(/model\.safetensors/);
+    await expectUsable(demo);
+  });
+
+  it('of requests, when it is dropped, is the batch', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await drop(demo, 'requests.jsonl', '{"prompt": "Once upon a time", "max_tokens": 4}\n');
+    await expect
+      .poll(() => page.getByRole('textbox', { name: /one JSON object a line/ }).inputValue())
+      .toMatch(/Once upon a time/);
+  });
+});
+
+describeInChromium('an answer', (rig) => {
+  it('longer than the context is refused in words', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await demo.loadExample();
+    await demo.setSampling({ maxTokens: 30_000 });
+    await demo.ask('Once upon a time');
+    await demo.notice(/512|context/);
+    await expectUsable(demo);
+  });
+});
+
+describeInChromium('tabs', (rig) => {
+  it('two at once both generate, and know of each other', async () => {
+    const first = await rig().visit();
+    const second = await rig().visit({ besides: first });
+    const demos = [first, second].map(({ page }) => new GlinthawkPage(page));
+    for (const demo of demos) {
+      await demo.loadExample();
+      await demo.setSampling({ temperature: 0, maxTokens: 64 });
+    }
+    for (const demo of demos) await demo.ask('Once upon a time');
+    for (const demo of demos) {
+      expect(await demo.answered()).toMatch(/^Once upon a time, there was a little girl named Lily\./);
+    }
+    await first.page.getByText(/1 other tab of this page has a model open/).waitFor();
+  });
+
+  it('a hidden one goes on', async () => {
+    const first = await rig().visit();
+    const demo = new GlinthawkPage(first.page);
+    await demo.loadExample();
+    await demo.setSampling({ temperature: 0, maxTokens: 400 });
+    await demo.ask('Once upon a time');
+    await demo.writes('Once upon a time');
+    const cdp = await first.context.newCDPSession(first.page);
+    // As a tab behind another one: no frames, throttled timers.
+    await cdp.send('Emulation.setFocusEmulationEnabled', { enabled: false });
+    const other = await first.context.newPage();
+    await other.bringToFront();
+    await cdp.send('Page.setWebLifecycleState', { state: 'active' });
+    const before = await demo.figures();
+    await expect.poll(() => demo.figures(), { timeout: 30_000 }).toBeGreaterThan(before + 50);
+    await other.close();
+    await first.page.bringToFront();
+    expect(await demo.answered()).toMatch(/^Once upon a time, there was a little girl named Lily\./);
+  });
+
+  it('work without a network from the second visit on', async () => {
+    const { page, context, mayLog } = await rig().visit();
+    await page.evaluate(async () => {
+      await navigator.serviceWorker.ready;
+    });
+    await context.setOffline(true);
+    mayLog(/ERR_INTERNET_DISCONNECTED/);
+    await page.reload();
+    await expectUsable(new GlinthawkPage(page));
+  });
+});
