@@ -51,7 +51,7 @@ export interface ServeOptions {
 }
 
 export async function serveFolder(folder: string, options: ServeOptions): Promise<Site> {
-  const headers = options.isolated ? ISOLATION : {};
+  const headers: Readonly<Record<string, string>> = options.isolated ? ISOLATION : {};
   const files = sirv(folder, {
     setHeaders(response) {
       for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);

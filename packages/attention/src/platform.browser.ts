@@ -31,6 +31,8 @@ export const platform: Platform = {
     const worker = new Worker(new URL('./worker.browser.js', import.meta.url), { type: 'module', name: data.name });
     return new Promise((resolve, reject) => {
       worker.onerror = (event) => {
+        // It is dealt with here: else it would go on to the parent of this worker, which would take it for this one's end.
+        event.preventDefault();
         const error = new Error(event.message || 'the worker could not be started');
         reject(error);
         onGone(error);

@@ -49,6 +49,8 @@ export class PortWorkerSource implements AttentionSource {
     const { port1, port2 } = new MessageChannel();
     this.#failed = new Promise((_, reject) => {
       worker.onerror = (event) => {
+        // It is dealt with here: else it would go on to the page, which would take it for the engine worker's end.
+        event.preventDefault();
         const reason = event.message || 'its script could not be loaded';
         reject(new NodeLostError(this.name, `${this.name} ended: ${reason}`));
         // The transport takes this for the other end's going away, which it is; not every browser says so itself.

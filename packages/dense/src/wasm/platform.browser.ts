@@ -13,6 +13,8 @@ export const platform: DenseWasmPlatform = {
     let ended = false;
     worker.addEventListener('message', (event: MessageEvent<Reply>) => events.onReply(event.data));
     worker.addEventListener('error', (event) => {
+      // It is dealt with here: else it would go on to the parent of this worker, which would take it for this one's end.
+      event.preventDefault();
       if (!ended) events.onLost(event.message || 'the worker script did not load');
     });
     return {
