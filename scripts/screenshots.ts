@@ -1,17 +1,18 @@
 /**
- * `npm run screenshots [-- --out FOLDER]`: builds the demo page, drives Chromium through each of its states in light and dark, and
+ * `npm run screenshots [-- --out FOLDER --only NAME,NAME]`: builds the demo page, drives Chromium through each of its states in light and dark, and
  * writes PNGs. The few that the docs show go to docs/images/, all go to FOLDER (default: .cache/screenshots). What is on them is
  * real: the example model, generating while the picture is taken.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Browser, chromium, type Locator, type Page } from 'playwright';
 import { buildPage, serveFolder } from '../test/demo/site.ts';
 
 const root = join(import.meta.dirname, '..');
-const { values } = parseArgs({ options: { out: { type: 'string' } } });
+const { values } = parseArgs({ options: { out: { type: 'string' }, only: { type: 'string' } } });
 const out = values.out ?? join(root, '.cache', 'screenshots');
 const images = join(root, 'docs', 'images');
 
@@ -147,6 +148,7 @@ const SHOTS: readonly Shot[] = [
   },
   {
     name: 'remote-nodes',
+    viewport: { width: 1440, height: 2_200 },
     async set(page, origin) {
       const flags = ['--listen', '127.0.0.1:0', '--workers', '1', '--memory', '64MiB', '--origin', origin];
       const card = page.getByRole('region', { name: 'Tiers', exact: true });
@@ -158,8 +160,7 @@ const SHOTS: readonly Shot[] = [
         await node.getByLabel('Token').fill(TOKEN);
       }
       await button(page, 'Apply').click();
-      await loadExample(page);
-      return lookAt(card);
+      return lookAt(await writeStories(page));
     },
   },
   {
@@ -173,6 +174,7 @@ const SHOTS: readonly Shot[] = [
       return null;
     },
   },
+  { name: 'lend', set: lendTab },
   { name: 'phone', viewport: PHONE, set: async () => null },
   {
     name: 'phone-stories',
@@ -200,39 +202,26 @@ async function take(browser: Browser, scheme: Scheme, shot: Shot, origin: string
 }
 
 /** A job that waits for tabs, and the link that lends one to it. */
-async function lendShot(origin: string): Promise<Shot> {
-  const input = join(out, 'job.jsonl');
-  const output = join(out, 'job-results.jsonl');
-  const job = Array.from({ length: 200 }, (_, i) =>
-    JSON.stringify({ custom_id: `r${i}`, prompt: 'Once upon a time', max_tokens: 400 }),
-  );
-  writeFileSync(input, job.join('\n'));
-  rmSync(output, { force: true });
-  return {
-    name: 'lend',
-    async set(page) {
-      const model = join(root, 'examples', 'tale-1m');
-      const args = [
-        'run',
-        '--model',
-        model,
-        '--input',
-        input,
-        '--output',
-        output,
-        '--force',
-        '--attention',
-        'ws-listen://127.0.0.1:0',
-      ];
-      const link = /(?:https?:\/\/([\d.:]+)\/#lend|#lend=wss?:\/\/([\d.:]+))&token=(\S+)/;
-      const [, here, direct, token] = await glinthawk([...args, '--origin', origin], link);
-      await page.goto('about:blank');
-      await page.goto(`${origin}/#lend=ws://${here ?? direct}&token=${token}`);
-      await button(page, 'Lend').click();
-      await page.waitForTimeout(2_500);
-      return null;
-    },
-  };
+async function lendTab(page: Page, origin: string): Promise<null> {
+  const folder = mkdtempSync(join(tmpdir(), 'glinthawk-lend-'));
+  try {
+    const [input, output] = [join(folder, 'job.jsonl'), join(folder, 'results.jsonl')];
+    const request = { prompt: 'Once upon a time', max_tokens: 400 };
+    const job = Array.from({ length: 200 }, (_, i) => JSON.stringify({ custom_id: `r${i}`, ...request }));
+    writeFileSync(input, job.join('\n'));
+    const link = /(?:https?:\/\/([\d.:]+)\/#lend|#lend=wss?:\/\/([\d.:]+))&token=(\S+)/;
+    const model = join(root, 'examples', 'tale-1m');
+    const files = ['--model', model, '--input', input, '--output', output];
+    const nodes = ['--attention', 'ws-listen://127.0.0.1:0', '--origin', origin];
+    const [, here, direct, token] = await glinthawk(['run', ...files, ...nodes], link);
+    await page.goto('about:blank');
+    await page.goto(`${origin}/#lend=ws://${here ?? direct}&token=${token}`);
+    await button(page, 'Lend').click();
+    await page.waitForTimeout(2_500);
+    return null;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 function findChromium(): string {
@@ -251,8 +240,8 @@ const browser = await chromium.launch({
   args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
 });
 try {
-  const only = process.env.SHOTS?.split(',');
-  const shots = [...SHOTS, await lendShot(site.origin)].filter(({ name }) => only?.includes(name) ?? true);
+  const only = values.only?.split(',');
+  const shots = SHOTS.filter(({ name }) => only?.includes(name) ?? true);
   for (const shot of shots) for (const scheme of SCHEMES) await take(browser, scheme, shot, site.origin);
 } finally {
   await endProcesses();
