@@ -1,6 +1,6 @@
 /** The experiment's controls: which tiers, how far apart, how much in flight, how much memory; the load; the comparison. */
 import { type Signal, useComputed, useSignal } from '@preact/signals';
-import { useEffect, useId } from 'preact/hooks';
+import { useId } from 'preact/hooks';
 import type { TierReport } from '../engine/protocol.ts';
 import { formatBytes } from '../state/format.ts';
 import { ComparisonView } from './comparison-view.tsx';
@@ -43,18 +43,15 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
   const compared = useSignal(knobs.value);
   /** Kept while a slider moves away from what is open. */
   const chosen = useSignal<Setup | null>(null);
-  /** Chosen, and not open yet. */
-  const coming = useSignal<Setup | null>(null);
-  useEffect(() => {
-    if (tiers !== null || !busy) coming.value = null;
-  }, [tiers, busy]);
+  /** Chosen, and not open yet: as long as the tiers are still those that it was chosen over. */
+  const coming = useSignal<{ readonly setup: Setup; readonly over: TierReport | null } | null>(null);
   const many = useComputed(() => storiesInFlight(knobs.value));
   const tokenBytes = tiers === null ? 1 : tokenBytesOf(tiers);
   const setup = tiers === null ? null : setupOf(tiers.settings, knobs.value, tokenBytes);
 
   const choose = (next: Setup) => {
     chosen.value = next;
-    coming.value = next;
+    coming.value = { setup: next, over: tiers };
     if (tiers !== null) experiment.change(settingsFor(next, knobs.value, tiers.settings, tokenBytes));
   };
   /** A knob that tiers are made with: they are made again if it concerns those that are open. */
@@ -83,7 +80,11 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
 
   return (
     <div class="see-experiment">
-      <SetupSwitch setup={coming.value ?? setup} blocked={blocked} onChoose={choose} />
+      <SetupSwitch
+        setup={coming.value?.over === tiers ? coming.value.setup : setup}
+        blocked={blocked}
+        onChoose={choose}
+      />
       <div class="see-knobs">
         <Slider
           label="Round trip"
