@@ -23,7 +23,7 @@ type Scheme = (typeof SCHEMES)[number];
 
 const WIDE = { width: 1440, height: 1000 };
 const PHONE = { width: 390, height: 844 };
-const TOKEN = 'screenshots';
+const TOKEN = 'token-of-the-screenshots';
 const WAIT_MS = 60_000;
 
 interface Shot {
@@ -79,9 +79,9 @@ async function loadExample(page: Page): Promise<void> {
 }
 
 /** Goes to the top of a part of the page and waits until its canvases are drawn. */
-async function lookAt(part: Locator): Promise<Locator> {
+async function lookAt(part: Locator, waitMs = 2_500): Promise<Locator> {
   await part.evaluate((element) => element.scrollIntoView({ block: 'start' }));
-  await part.page().waitForTimeout(2_500);
+  await part.page().waitForTimeout(waitMs);
   return part;
 }
 
@@ -148,7 +148,7 @@ const SHOTS: readonly Shot[] = [
   },
   {
     name: 'remote-nodes',
-    viewport: { width: 1440, height: 2_200 },
+    viewport: { width: 1440, height: 1_500 },
     async set(page, origin) {
       const flags = ['--listen', '127.0.0.1:0', '--workers', '1', '--memory', '64MiB', '--origin', origin];
       const card = page.getByRole('region', { name: 'Tiers', exact: true });
@@ -160,7 +160,9 @@ const SHOTS: readonly Shot[] = [
         await node.getByLabel('Token').fill(TOKEN);
       }
       await button(page, 'Apply').click();
-      return lookAt(await writeStories(page));
+      await loadExample(page);
+      await button(page, 'Generate').click();
+      return lookAt(page.getByRole('region', { name: 'See it work' }), 700);
     },
   },
   {
@@ -209,7 +211,7 @@ async function lendTab(page: Page, origin: string): Promise<null> {
     const request = { prompt: 'Once upon a time', max_tokens: 400 };
     const job = Array.from({ length: 200 }, (_, i) => JSON.stringify({ custom_id: `r${i}`, ...request }));
     writeFileSync(input, job.join('\n'));
-    const link = /(?:https?:\/\/([\d.:]+)\/#lend|#lend=wss?:\/\/([\d.:]+))&token=(\S+)/;
+    const link = /(?:https?:\/\/([\d.:]+)\/#lend|#lend=wss?:\/\/([\d.:]+))&token=(\S+)\s/;
     const model = join(root, 'examples', 'tale-1m');
     const files = ['--model', model, '--input', input, '--output', output];
     const nodes = ['--attention', 'ws-listen://127.0.0.1:0', '--origin', origin];

@@ -54,7 +54,7 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
   const now = counts.value;
   const shown = Math.min(STORIES_SHOWN, load.prompts.length);
   return (
-    <section class="see-stories" aria-label="Stories">
+    <div>
       <p class="see-hint">
         {now === null ? '' : `${now.done} of ${now.all} stories done, ${now.writing} being written`}
         {now !== null && now.failed > 0 && `, ${now.failed} failed: ${now.failure ?? ''}`}
@@ -67,6 +67,6 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
           </li>
         ))}
       </ol>
-    </section>
+    </div>
   );
 }
