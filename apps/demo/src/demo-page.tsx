@@ -53,6 +53,7 @@ function seeItWork(app: AppState, log: SampleLog) {
       onLatency={app.setLatency}
       onLoad={app.generateLoad}
       onStop={app.stopLoad}
+      onOpen={() => app.open({ kind: 'example' })}
     />
   );
 }

@@ -1,6 +1,6 @@
 /** The experiment's controls: which tiers, how far apart, how much in flight, how much memory; the load; the comparison. */
 import { type Signal, useComputed, useSignal } from '@preact/signals';
-import { useId } from 'preact/hooks';
+import { useEffect, useId, useRef } from 'preact/hooks';
 import type { TierReport } from '../engine/protocol.ts';
 import { formatBytes } from '../state/format.ts';
 import { ComparisonView } from './comparison-view.tsx';
@@ -33,13 +33,15 @@ export interface ExperimentPanelProps {
   readonly busy: boolean;
   readonly knobs: Signal<Knobs>;
   onLatency(ms: number): void;
+  /** Opens the example model. */
+  onOpen(): void;
 }
 
-export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: ExperimentPanelProps) {
+export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onOpen }: ExperimentPanelProps) {
   const comparison = experiment.comparison.value;
   const comparing = comparison.phase === 'running';
   const loading = experiment.load.value !== null;
-  const blocked = tiers === null || comparing || (busy && !loading);
+  const blocked = comparing || (busy && !loading);
   const compared = useSignal(knobs.value);
   /** Kept while a slider moves away from what is open. */
   const chosen = useSignal<Setup | null>(null);
@@ -60,29 +62,43 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
     knobs.value = { ...knobs.value, ...change };
     if (open !== null && concerned.includes(open) && !blocked) choose(open);
   };
+  /** What was asked for before a model was there: done when the example is open, forgotten if it does not open. */
+  const wanted = useRef<((open: TierReport) => void) | null>(null);
+  const once = (act: (open: TierReport) => void) => {
+    if (tiers !== null) return act(tiers);
+    wanted.current = act;
+    onOpen();
+  };
+  useEffect(() => {
+    if (tiers === null && busy) return;
+    const act = wanted.current;
+    wanted.current = null;
+    if (tiers !== null) act?.(tiers);
+  }, [tiers, busy]);
   /** Tiers that were set by hand would not show what the knobs say. */
-  const write = (stories: number) => {
-    if (tiers === null) return;
-    experiment.start(
-      stories,
-      setup === null ? settingsFor('many-in-flight', knobs.value, tiers.settings, tokenBytes) : null,
-    );
-  };
-  const compare = () => {
-    if (tiers === null) return;
-    compared.value = knobs.value;
-    const trials = SETUPS.map((each) => ({
-      setup: each,
-      settings: settingsFor(each, knobs.value, tiers.settings, tokenBytes),
-    }));
-    experiment.compare(trials, tiers.settings, STORIES_TO_COMPARE);
-  };
+  const write = (stories: number) =>
+    once((open) => {
+      const { settings } = open;
+      const bytes = tokenBytesOf(open);
+      const known = setupOf(settings, knobs.value, bytes) !== null;
+      experiment.start(stories, known ? null : settingsFor('many-in-flight', knobs.value, settings, bytes));
+    });
+  const compare = () =>
+    once((open) => {
+      compared.value = knobs.value;
+      const bytes = tokenBytesOf(open);
+      const trials = SETUPS.map((each) => ({
+        setup: each,
+        settings: settingsFor(each, knobs.value, open.settings, bytes),
+      }));
+      experiment.compare(trials, open.settings, STORIES_TO_COMPARE);
+    });
 
   return (
     <div class="see-experiment">
       <SetupSwitch
         setup={coming.value?.over === tiers ? coming.value.setup : setup}
-        blocked={blocked}
+        blocked={blocked || tiers === null}
         onChoose={choose}
       />
       <div class="see-knobs">
@@ -152,7 +168,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency }: E
         <button type="button" class="see-button see-primary" disabled={blocked} onClick={compare}>
           Compare all three
         </button>
-        {tiers === null && <span class="see-hint">Load the example model first.</span>}
+        {tiers === null && <span class="see-hint">With the example model, which is loaded first.</span>}
         {tiers !== null && setup === null && !comparing && (
           <span class="see-hint">
             Open now: the tiers as set under Tiers. Choose one of the three, or write stories with many in flight.

@@ -15,6 +15,7 @@ export const STATS: EngineStats = {
   generatedTokens: 0,
   preemptions: 0,
   nodesLost: 0,
+  stranded: { sequences: 0, tokens: 0 },
   steps: 0,
   rows: 0,
   inFlight: 1,

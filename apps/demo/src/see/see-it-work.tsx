@@ -23,9 +23,11 @@ export interface SeeItWorkProps extends ExperimentPorts {
   /** Something is being opened or run. */
   readonly busy: ReadonlySignal<boolean>;
   onLatency(ms: number): void;
+  /** Opens the example model. */
+  onOpen(): void;
 }
 
-export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onStop }: SeeItWorkProps) {
+export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onStop, onOpen }: SeeItWorkProps) {
   const ports = useRef<ExperimentPorts>({ onRetier, onLoad, onStop });
   ports.current = { onRetier, onLoad, onStop };
   const experiment = useMemo(
@@ -48,7 +50,14 @@ export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onSto
 
   return (
     <div class="see">
-      <ExperimentPanel experiment={experiment} tiers={report} busy={busy.value} knobs={knobs} onLatency={onLatency} />
+      <ExperimentPanel
+        experiment={experiment}
+        tiers={report}
+        busy={busy.value}
+        knobs={knobs}
+        onLatency={onLatency}
+        onOpen={onOpen}
+      />
       <section aria-labelledby="see-timeline-heading">
         <h3 id="see-timeline-heading">Micro-batches on their way</h3>
         <Timeline log={log} oneTier={report?.settings.mode === 'one-tier'} nodeName={nodeName} />

@@ -27,7 +27,7 @@ test.each([
   ['null', null],
   ['no JSON', '{'],
   ['another type', '[1]'],
-  ['wrong fields', '{"workers":-1,"mode":"three-tiers","kvBytes":"many","remotes":"x","inFlight":9,"dense":{}}'],
+  ['wrong fields', '{"workers":-1,"mode":"three-tiers","kvBytes":"many","remotes":"x","inFlight":33,"dense":{}}'],
 ])('stored settings that are wrong (%s) leave what was', (_, json) => {
   expect(restoreTierSettings(TIERS, json)).toEqual(TIERS);
 });

@@ -6,9 +6,11 @@ import type { RemoteNode, TierSettings } from '../engine/protocol.ts';
 
 export const MIB = 1024 * 1024;
 export const MAX_WORKERS = 32;
-export const MAX_IN_FLIGHT = 8;
+/** As the engine's own. */
+export const MAX_IN_FLIGHT = 32;
 export const MAX_MICRO_BATCH_ROWS = 4096;
-export const MIN_KV_BYTES = MIB;
+/** Some blocks of the smallest models: what an experiment calls little. */
+export const MIN_KV_BYTES = MIB / 16;
 /** Each worker's memory has at most 4 GiB, as any 32-bit WASM. */
 export const MAX_KV_BYTES = 16 * 1024 * MIB;
 export const MAX_REMOTES = 16;
@@ -46,7 +48,7 @@ export function checkTierSettings(settings: TierSettings, secure: boolean): read
     if (message !== null) faults.push({ field: 'remotes', index, message });
   });
   if (!(settings.kvBytes >= MIN_KV_BYTES && settings.kvBytes <= MAX_KV_BYTES))
-    faults.push({ field: 'kvBytes', message: `KV memory must be 1 to ${MAX_KV_BYTES / MIB} MiB.` });
+    faults.push({ field: 'kvBytes', message: `KV memory must be ${MIN_KV_BYTES / MIB} to ${MAX_KV_BYTES / MIB} MiB.` });
   const rows = settings.microBatchRows;
   if (rows !== 'auto' && !(Number.isInteger(rows) && rows >= 1 && rows <= MAX_MICRO_BATCH_ROWS))
     faults.push({ field: 'microBatchRows', message: `Rows must be 1 to ${MAX_MICRO_BATCH_ROWS}, or auto.` });

@@ -75,11 +75,16 @@ export interface AttentionNodeStats {
 /** Connections that have not shown a token yet; for one more the oldest is turned away. */
 const MAX_HANDSHAKES = 32;
 
+/** How long a sign of life may take to turn out to be a good-bye. */
+const LEAVING_MS = 100;
+
 /** The place that one engine holds. */
 interface Tenancy {
   readonly clientId: string;
   readonly connection: Connection;
   readonly abort: AbortController;
+  /** Resolves when the engine has said good-bye or its connection has ended; then everything is released. */
+  readonly leaving: PromiseWithResolvers<void>;
   readonly over: Promise<void>;
   backend: AttentionBackend | undefined;
   session: NodeSession | undefined;
@@ -268,6 +273,7 @@ export class AttentionNode {
       clientId: hello.clientId,
       connection,
       abort: new AbortController(),
+      leaving: Promise.withResolvers(),
       over: end.promise,
       backend: undefined,
       session: undefined,
@@ -276,6 +282,7 @@ export class AttentionNode {
     try {
       await this.#serveTenant(tenancy, hello, proof);
     } finally {
+      tenancy.leaving.resolve();
       try {
         await tenancy.backend?.close();
         await tenancy.session?.release();
@@ -301,6 +308,11 @@ export class AttentionNode {
       }
       const same = present.clientId === tenancy.clientId; // it lost its connection before we noticed
       if (!same && (await present.connection.probe(probeMs))) {
+        // What it said may have been good-bye: an engine that opens anew, in a page above all, is here before its last frame is read.
+        if (await Promise.race([present.leaving.promise.then(() => true), sleep(LEAVING_MS).then(() => false)])) {
+          await present.over;
+          continue;
+        }
         const message = `this node serves another engine (${present.connection.transport.name})`;
         throw this.#refuse('BUSY', message, 'wait until it is done, or use another node');
       }

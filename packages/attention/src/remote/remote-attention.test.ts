@@ -422,6 +422,17 @@ describe('a handshake is refused with the reason', () => {
     await (await connect(node)).close();
   });
 
+  it('is not busy with an engine whose good-bye is on its way', async () => {
+    const { node } = makeNode();
+    for (let i = 0; i < 20; i++) {
+      const first = await connect(node);
+      const second = connect(node); // its HELLO is there before the BYE
+      const leaving = first.close();
+      await (await second).close();
+      await leaving;
+    }
+  });
+
   it('draining', async () => {
     const { node } = makeNode();
     await node.drain({ reason: 'maintenance' });
