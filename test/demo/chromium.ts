@@ -47,6 +47,14 @@ export interface Rig {
   visit(options?: VisitOptions): Promise<Visit>;
 }
 
+interface RigOfFile {
+  rig: Rig | null;
+}
+
+// As this module is imported: the browser is there for the whole file of tests.
+const executablePath = findChromium();
+const shared = executablePath === null ? null : startRig(executablePath);
+
 function findChromium(): string | null {
   const candidates = [process.env.GLINTHAWK_CHROMIUM, chromium.executablePath()];
   return candidates.find((path) => path !== undefined && existsSync(path)) ?? null;
@@ -54,37 +62,26 @@ function findChromium(): string | null {
 
 /** A `describe` whose tests drive the page. `rig` may be called in tests and hooks, not while tests are collected. */
 export function describeInChromium(title: string, tests: (rig: () => Rig) => void): void {
-  const executablePath = findChromium();
-  if (executablePath === null) {
-    if (process.env.CI) {
-      describe(title, () => {
-        it('has a Chromium', () => {
-          throw new Error('CI needs a Chromium: run the tests by `npm test`, or set GLINTHAWK_CHROMIUM to its path');
-        });
+  if (shared !== null) {
+    describe(title, () => {
+      tests(() => {
+        if (shared.rig === null) throw new Error('the browser is there once tests run');
+        return shared.rig;
       });
-    } else {
-      describe.skip(`${title} (no Chromium: set GLINTHAWK_CHROMIUM)`, () => {
-        it('needs a Chromium', () => {});
-      });
-    }
-    return;
-  }
-  rigOfFile ??= startRig(executablePath);
-  const shared = rigOfFile;
-  describe(title, () => {
-    tests(() => {
-      if (shared.rig === null) throw new Error('the browser is there once tests run');
-      return shared.rig;
     });
-  });
+  } else if (process.env.CI) {
+    describe(title, () => {
+      it('has a Chromium', () => {
+        throw new Error('CI needs a Chromium: run the tests by `npm test`, or set GLINTHAWK_CHROMIUM to its path');
+      });
+    });
+  } else {
+    describe.skip(`${title} (no Chromium: set GLINTHAWK_CHROMIUM)`, () => {
+      it('needs a Chromium', () => {});
+    });
+  }
 }
 
-interface RigOfFile {
-  rig: Rig | null;
-}
-let rigOfFile: RigOfFile | null = null;
-
-/** Called while a file's tests are collected, so that its hooks are the file's. */
 function startRig(executablePath: string): RigOfFile {
   const shared: RigOfFile = { rig: null };
   let built: BuiltPage | null = null;

@@ -24,12 +24,6 @@ export interface Sampling {
   readonly seed?: number;
 }
 
-export interface PickedFile {
-  readonly name: string;
-  readonly mimeType: string;
-  readonly buffer: Buffer;
-}
-
 const LOAD_MS = 60_000;
 const RUN_MS = 90_000;
 const NOTICE_MS = 30_000;
@@ -101,6 +95,7 @@ export class GlinthawkPage {
   }
 
   async setSampling({ temperature, maxTokens, topP, topK, seed }: Sampling): Promise<void> {
+    await this.tab('Prompt');
     await this.openMore('Sampling');
     const fields = { Temperature: temperature, 'Max tokens': maxTokens, 'Top-p': topP, 'Top-k': topK, Seed: seed };
     for (const [label, value] of Object.entries(fields)) {
@@ -114,12 +109,18 @@ export class GlinthawkPage {
     await this.reaches(/^Ready: tale-1m/);
   }
 
-  /** @param files a folder's path, or files */
-  async loadFromDisk(files: string | readonly PickedFile[], ready: RegExp): Promise<void> {
+  /** A model's folder, or its files. */
+  async pickFolder(path: string, ready: RegExp): Promise<void> {
+    await this.#pick('Choose a folder', path, ready);
+  }
+
+  async pickFiles(paths: readonly string[], ready: RegExp): Promise<void> {
+    await this.#pick('Choose a .gguf file', paths, ready);
+  }
+
+  async #pick(label: string, paths: string | readonly string[], ready: RegExp): Promise<void> {
     await this.tab('From disk');
-    const label = typeof files === 'string' && !files.endsWith('.gguf') ? 'Choose a folder' : 'Choose a .gguf file';
-    const input = this.page.getByLabel(label);
-    await input.setInputFiles(typeof files === 'string' ? files : [...files]);
+    await this.page.getByLabel(label).setInputFiles(typeof paths === 'string' ? paths : [...paths]);
     await this.button('Load chosen model').click();
     await this.reaches(ready);
   }

@@ -1,10 +1,9 @@
 /** What goes wrong for a visitor is said in clear words, and the page stays usable. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, it, onTestFinished } from 'vitest';
-import { start } from '../e2e/command.ts';
+import { expect, it } from 'vitest';
+import { start, temporaryFolder } from '../e2e/command.ts';
 import { loadGolden } from '../golden/golden.ts';
 import { exampleModel } from '../models.ts';
 import { describeInChromium, type Rig, type Visit } from './chromium.ts';
@@ -80,23 +79,24 @@ describeInChromium('a remote attention node', (rig: () => Rig) => {
 
 describeInChromium('a file', (rig) => {
   /** As a drop from the desktop. */
-  async function drop(demo: GlinthawkPage, name: string, content: string): Promise<void> {
-    const transfer = await demo.page.evaluateHandle(
-      ({ name, content }) => {
-        const transfer = new DataTransfer();
-        transfer.items.add(new File([content], name));
-        return transfer;
-      },
-      { name, content },
-    );
-    await demo.page.dispatchEvent('main', 'dragover', { dataTransfer: transfer });
-    await demo.page.dispatchEvent('main', 'drop', { dataTransfer: transfer });
+  async function drop({ page }: GlinthawkPage, path: string): Promise<void> {
+    const cdp = await page.context().newCDPSession(page);
+    const data = { items: [], files: [path], dragOperationsMask: 1 };
+    for (const type of ['dragEnter', 'dragOver', 'drop'] as const) {
+      await cdp.send('Input.dispatchDragEvent', { type, x: 200, y: 200, data });
+    }
+  }
+
+  function file(name: string, content: string): string {
+    const path = join(temporaryFolder(), name);
+    writeFileSync(path, content);
+    return path;
   }
 
   it('that is no model, when it is dropped, is named and refused', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
-    await drop(demo, 'holiday.jpg', 'not a model');
+    await drop(demo, file('holiday.jpg', 'not a model'));
     await demo.notice(/no model among holiday\.jpg.*\.gguf/is);
     await expectUsable(demo);
   });
@@ -104,7 +104,7 @@ describeInChromium('a file', (rig) => {
   it('that says .gguf and is none, when it is dropped, is refused', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
-    await drop(demo, 'broken.gguf', '<!doctype html><title>Sign in</title>'.padEnd(4096));
+    await drop(demo, file('broken.gguf', '<!doctype html><title>Sign in</title>'.padEnd(4096)));
     await demo.button('Load chosen model').click();
     await demo.notice(/GGUF/i);
     await expectUsable(demo);
@@ -113,8 +113,6 @@ describeInChromium('a file', (rig) => {
   it('that ends too early is refused', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
-    const folder = mkdtempSync(join(tmpdir(), 'glinthawk-demo-'));
-    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
     const files = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors'].map((name) => {
       const content = readFileSync(join(exampleModel, name));
       const buffer = name.endsWith('.safetensors') ? content.subarray(0, content.byteLength / 2) : content;
@@ -123,28 +121,39 @@ describeInChromium('a file', (rig) => {
     await demo.tab('From disk');
     await page.getByLabel('Choose a .gguf file').setInputFiles(files);
     await demo.button('Load chosen model').click();
-    await demo.notice(/model\.safetensors/);
+    await demo.notice(/model\.safetensors/i);
     await expectUsable(demo);
+  });
+
+  it('after file of a folder that is dropped is the model', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await drop(demo, exampleModel);
+    await demo.button('Load chosen model').click();
+    await demo.reaches(/^Ready: tale-1m/);
   });
 
   it('of requests, when it is dropped, is the batch', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
-    await drop(demo, 'requests.jsonl', '{"prompt": "Once upon a time", "max_tokens": 4}\n');
-    await expect
-      .poll(() => page.getByRole('textbox', { name: /one JSON object a line/ }).inputValue())
-      .toMatch(/Once upon a time/);
+    await drop(demo, file('requests.jsonl', '{"prompt": "Once upon a time", "max_tokens": 4}\n'));
+    const requests = page.getByRole('textbox', { name: /one JSON object a line/ });
+    await expect.poll(() => requests.inputValue(), { timeout: 10_000 }).toMatch(/Once upon a time/);
   });
 });
 
-describeInChromium('an answer', (rig) => {
-  it('longer than the context is refused in words', async () => {
+describeInChromium('what is longer than the context', (rig) => {
+  it('is refused in words where it is the prompt, and ends there where it is the answer', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
     await demo.loadExample();
-    await demo.setSampling({ maxTokens: 30_000 });
+    await demo.ask('Once upon a time '.repeat(200));
+    await demo.notice(/the prompt has \d+ tokens, the context 512/i);
+    await demo.runBatch('{"prompt": "Once upon a time", "max_tokens": 30000}');
+    await demo.notice(/line 1: .*over the context of 512/i);
+    await demo.setSampling({ temperature: 0, maxTokens: 30_000 });
     await demo.ask('Once upon a time');
-    await demo.notice(/512|context/);
+    expect(await demo.answered()).toMatch(/^Once upon a time, there was a little girl named Lily\./);
     await expectUsable(demo);
   });
 });
