@@ -79,7 +79,9 @@ describeInChromium('a remote attention node', (rig: () => Rig) => {
 
 describeInChromium('a file', (rig) => {
   /** As a drop from the desktop. */
-  async function drop({ page }: GlinthawkPage, path: string): Promise<void> {
+  async function drop(demo: GlinthawkPage, path: string): Promise<void> {
+    const { page } = demo;
+    await demo.reaches(/^No model/);
     const cdp = await page.context().newCDPSession(page);
     const data = { items: [], files: [path], dragOperationsMask: 1 };
     for (const type of ['dragEnter', 'dragOver', 'drop'] as const) {
@@ -125,7 +127,7 @@ describeInChromium('a file', (rig) => {
     await expectUsable(demo);
   });
 
-  it('after file of a folder that is dropped is the model', async () => {
+  it('after file in a folder, when it is dropped, is the model', async () => {
     const { page } = await rig().visit();
     const demo = new GlinthawkPage(page);
     await drop(demo, exampleModel);
