@@ -88,7 +88,8 @@ function KvNode({ log, node, name }: { readonly log: SampleLog; readonly node: n
     resize.observe(parent);
     const sight = new IntersectionObserver((entries) => {
       visible = entries.at(-1)?.isIntersecting ?? true;
-      draw(false);
+      // Its width may have changed while nobody saw it.
+      draw(true);
     });
     sight.observe(element);
     const undo = [
