@@ -108,6 +108,11 @@ export interface EngineStats {
   readonly wallMs: number;
   readonly denseBusyMs: number;
   readonly attentionBusyMs: number;
+  /**
+   * Since when the oldest call of either tier that is under way has been, in performance.now(); null when none is. What the observer
+   * is yet to be told of begins no earlier.
+   */
+  readonly underWaySinceMs: number | null;
   readonly headMs: number;
   readonly samplingMs: number;
   /** Sums over steps, of every layer: dense and attention time as seen by one micro-batch. */

@@ -189,6 +189,29 @@ describe('the observer', () => {
     }
     expect(attention.every(({ kvTokens, rows }) => kvTokens >= rows)).toBe(true);
   });
+
+  it('is told later of nothing that began before what the statistics say is under way', async () => {
+    const told: number[] = [];
+    const observer = {
+      onDense: ({ beganAtMs }: DenseSpan) => void told.push(beganAtMs),
+      onAttention: ({ beganAtMs }: AttentionSpan) => void told.push(beganAtMs),
+    };
+    const fast = { latencyMs: 1 };
+    const slow = { latencyMs: 30 };
+    const { engine } = await rig([fast, slow], { observer, microBatchRows: 4, inFlight: 3 }, { latencyMs: 5 });
+    const looks: { readonly told: number; readonly atMs: number; readonly sinceMs: number | null }[] = [];
+    const look = setInterval(() => {
+      looks.push({ told: told.length, atMs: performance.now(), sinceMs: engine.stats().underWaySinceMs });
+    }, 3);
+    await expectAll(engine, given.slice(0, 4));
+    clearInterval(look);
+    for (const { told: before, atMs, sinceMs } of looks) {
+      expect(Math.min(...told.slice(before))).toBeGreaterThanOrEqual(sinceMs ?? atMs);
+    }
+    const longestMs = Math.max(...looks.map(({ atMs, sinceMs }) => atMs - (sinceMs ?? atMs)));
+    expect(longestMs).toBeGreaterThan(15); // of the 30 that the slow node takes
+    expect(engine.stats().underWaySinceMs).toBe(null);
+  });
 });
 
 it('residents are those that hold KV, where they hold it', async () => {

@@ -221,6 +221,7 @@ export class Engine implements EngineApi {
       wallMs: running?.runner.wall.totalMs(now) ?? 0,
       denseBusyMs: running?.runner.denseBusy.totalMs(now) ?? 0,
       attentionBusyMs: running?.runner.attentionBusy.totalMs(now) ?? 0,
+      underWaySinceMs: running?.runner.underWaySinceMs ?? null,
       headMs: totals?.headMs ?? 0,
       samplingMs: totals?.samplingMs ?? 0,
       denseStageMs: totals?.denseStageMs ?? 0,

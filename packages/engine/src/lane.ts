@@ -46,6 +46,8 @@ export class Lane {
   readonly sequences: Sequence[] = [];
   batch: DenseBatch | null = null;
   running = false;
+  /** Since when its call of one tier or the other has been under way; null between two. */
+  callSinceMs: number | null = null;
   /** Of its last step; -1 before the first. */
   lastStep = -1;
   /** The segments of the step under way, for the scheduler's view of who is starved. */

@@ -113,6 +113,15 @@ export class Runner {
     });
   }
 
+  /** As of EngineStats. */
+  get underWaySinceMs(): number | null {
+    let earliest: number | null = null;
+    for (const { callSinceMs } of this.#lanes) {
+      if (callSinceMs !== null) earliest = Math.min(earliest ?? callSinceMs, callSinceMs);
+    }
+    return earliest;
+  }
+
   /** No further step begins; those under way end at their next layer. */
   stop(): void {
     this.#stopped = true;
@@ -232,6 +241,7 @@ export class Runner {
     return queue.run({ depth, outstandingRows: () => lane.outstandingRows() }, async () => {
       const beganAtMs = performance.now();
       this.denseBusy.begin(beganAtMs);
+      lane.callSinceMs = beganAtMs;
       let endedAtMs = beganAtMs;
       let result: T;
       try {
@@ -239,6 +249,7 @@ export class Runner {
       } finally {
         endedAtMs = performance.now();
         this.denseBusy.end(endedAtMs);
+        lane.callSinceMs = null;
         this.totals.denseStageMs += endedAtMs - beganAtMs;
         this.#denseCalls++;
       }
@@ -250,13 +261,16 @@ export class Runner {
 
   async #attend(lane: Lane, batch: DenseBatch, step: LaneStep, layer: number): Promise<void> {
     const onEnd = this.#attentionObserver(lane, step, layer);
-    this.attentionBusy.begin(performance.now());
+    const beganAtMs = performance.now();
+    this.attentionBusy.begin(beganAtMs);
+    lane.callSinceMs = beganAtMs;
     try {
       const { ms, ownMs } = await attendAll(batch, step.id, layer, step.segments, this.#widths, onEnd);
       this.totals.attentionStageMs += ms;
       this.#options.inFlight.addAttention(ownMs);
     } finally {
       this.attentionBusy.end(performance.now());
+      lane.callSinceMs = null;
     }
   }
 

@@ -107,6 +107,22 @@ describe('on WASM', () => {
     expect(last?.nodes[0]?.blockTokens).toBeGreaterThan(0);
   });
 
+  it('said with each sample until when all is told: no later span reaches back behind it', () => {
+    let behindMs = 0;
+    let untilMs = 0;
+    for (const { sample } of events.of('sample')) {
+      for (let at = 0; at < sample.spans.length; at += SPAN_FIELDS) {
+        const attention = sample.spans[at + SpanField.kind] === SpanKind.attention;
+        const from = sample.spans[at + (attention ? SpanField.sent : SpanField.began)];
+        expect(from).toBeGreaterThanOrEqual(untilMs);
+      }
+      expect(sample.completeUntilMs).toBeGreaterThanOrEqual(untilMs);
+      untilMs = sample.completeUntilMs;
+      behindMs = Math.max(behindMs, sample.atMs - untilMs);
+    }
+    expect(behindMs).toBeGreaterThan(0);
+  });
+
   it('gives them on one tier, the dense tier kept', async () => {
     const since = events.all.length;
     await retier({ ...twoTiers, mode: 'one-tier' });
@@ -114,6 +130,8 @@ describe('on WASM', () => {
     expect(stages).not.toContain('loading weights');
     expect(events.of('ready').at(-1)?.tiers.nodes).toEqual([{ name: 'dense tier', kind: 'inline' }]);
     await expectGoldens(2);
+    // Its samples are told from those of the engine before.
+    expect(new Set(events.of('sample').map(({ sample }) => sample.epoch)).size).toBe(2);
   });
 
   it('adds a latency that can be changed while running', async () => {

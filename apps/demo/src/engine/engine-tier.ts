@@ -42,6 +42,7 @@ export class EngineTier {
   readonly #recorder: SpanRecorder;
   readonly #delays: Delays;
   readonly #remarks: readonly string[];
+  readonly #epoch = randomId();
 
   /** @throws InputError, CapacityError, ProtocolError when a node refuses, NodeLostError when none can be reached, AbortedError */
   static async open(
@@ -130,10 +131,13 @@ export class EngineTier {
 
   /** What happened since this was last called. */
   sample(): Sample {
+    const atMs = performance.now();
     const stats = this.engine.stats();
     const { spans, dropped } = this.#recorder.take();
     return {
-      atMs: performance.now(),
+      atMs,
+      epoch: this.#epoch,
+      completeUntilMs: Math.min(atMs, stats.underWaySinceMs ?? atMs),
       stats,
       tierBytesOut: this.#sources.reduce((sum, { bytesOut }) => sum + bytesOut, 0),
       tierBytesIn: this.#sources.reduce((sum, { bytesIn }) => sum + bytesIn, 0),
@@ -161,6 +165,11 @@ export class EngineTier {
       this.#delays.close();
     }
   }
+}
+
+/** crypto.randomUUID() is for secure contexts only. */
+function randomId(): string {
+  return crypto.getRandomValues(new Uint32Array(4)).join('-');
 }
 
 function remarksOn(settings: TierSettings, sharedMemory: boolean): readonly string[] {

@@ -146,6 +146,13 @@ export interface ModelReport {
 export interface Sample {
   /** performance.now() of the worker, which spans are in, too; all of one worker's life. */
   readonly atMs: number;
+  /** Different for each engine, in whatever worker: times, counters and spans of one engine go together, those of two don't. */
+  readonly epoch: string;
+  /**
+   * What was going on before this time is known: atMs, or when the oldest call that is under way began. Spans are sent when they
+   * have ended, and those of later samples began no earlier.
+   */
+  readonly completeUntilMs: number;
   readonly stats: EngineStats;
   /** Bytes of q, k, v out and o back between the tiers since the engine began, whatever carries them. */
   readonly tierBytesOut: number;

@@ -28,6 +28,7 @@ export const STATS: EngineStats = {
   wallMs: 0,
   denseBusyMs: 0,
   attentionBusyMs: 0,
+  underWaySinceMs: null,
   headMs: 0,
   samplingMs: 0,
   denseStageMs: 0,
@@ -117,6 +118,8 @@ export interface SampleParts extends Partial<Omit<Sample, 'stats' | 'atMs'>> {
 export function sampleAt(atMs: number, parts: SampleParts = {}): Sample {
   return {
     atMs,
+    epoch: 'an engine',
+    completeUntilMs: atMs,
     tierBytesOut: 0,
     tierBytesIn: 0,
     spans: new Float64Array(0),

@@ -82,6 +82,7 @@ export function sampleAt(atMs: number, stats: Partial<Sample['stats']>, bytes = 
     wallMs: 0,
     denseBusyMs: 0,
     attentionBusyMs: 0,
+    underWaySinceMs: null,
     headMs: 0,
     samplingMs: 0,
     denseStageMs: 0,
@@ -92,6 +93,8 @@ export function sampleAt(atMs: number, stats: Partial<Sample['stats']>, bytes = 
   };
   return {
     atMs,
+    epoch: 'an engine',
+    completeUntilMs: atMs,
     stats: { ...none, ...stats },
     tierBytesOut: bytes,
     tierBytesIn: bytes / 2,
