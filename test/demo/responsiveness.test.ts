@@ -1,9 +1,12 @@
 /** The page computes nothing itself: while its workers generate, no task of its main thread takes longer than 100 ms. */
-import { expect, it } from 'vitest';
+import { expect, it, type TestContext } from 'vitest';
 import { describeInChromium, type Visit } from './chromium.ts';
 import { GlinthawkPage } from './page.ts';
+import { watchOthers } from './processor-share.ts';
 
 const MAX_TASK_MS = 100;
+/** With so much of the processor taken by other programs, wall-clock time tells of them. */
+const MAX_OTHERS = 0.1;
 
 interface TraceEvent {
   readonly name: string;
@@ -20,8 +23,15 @@ interface TraceFrame {
   readonly url: string;
 }
 
-/** Tasks of the page's main thread over the limit, as Chromium's trace has them, and how many tasks there were. */
-function longTasks(trace: Buffer, origin: string): { readonly tasks: number; readonly long: readonly string[] } {
+interface MainThread {
+  readonly tasks: number;
+  /** The ones over the limit, by the clock and by the thread's own time on a core. */
+  readonly long: readonly string[];
+  readonly longOnCore: readonly string[];
+}
+
+/** The page's main thread as Chromium's trace has it. */
+function mainThread(trace: Buffer, origin: string): MainThread {
   const { traceEvents } = JSON.parse(trace.toString('utf8')) as { readonly traceEvents: readonly TraceEvent[] };
   const frames = traceEvents.flatMap(({ name, args }) =>
     name === 'TracingStartedInBrowser' ? (args.data?.frames ?? []) : [],
@@ -35,15 +45,18 @@ function longTasks(trace: Buffer, origin: string): { readonly tasks: number; rea
   const tasks = traceEvents.filter(
     ({ name, ph, pid, tid }) => name === 'RunTask' && ph === 'X' && mainThreads.has(`${pid} ${tid}`),
   );
-  const long = tasks.filter(({ dur = 0 }) => dur > MAX_TASK_MS * 1000);
-  return {
-    tasks: tasks.length,
-    long: long.map(({ dur = 0, tdur = 0 }) => `${dur / 1000} ms (${tdur / 1000} on a core)`),
-  };
+  const over = (field: 'dur' | 'tdur') =>
+    tasks
+      .filter((task) => (task[field] ?? 0) > MAX_TASK_MS * 1000)
+      .map(({ dur = 0, tdur = 0 }) => `${dur / 1000} ms (${tdur / 1000} on a core)`);
+  return { tasks: tasks.length, long: over('dur'), longOnCore: over('tdur') };
 }
 
-/** Runs `work` and holds the main thread to the limit, by the page's own observer and by a trace. */
-async function expectSmooth({ page, origin }: Visit, work: () => Promise<void>): Promise<void> {
+/**
+ * Runs `work` and holds the main thread to the limit, by the page's own observer and by a trace. Where other programs had the cores,
+ * only the thread's own time counts and the test says that it was skipped; not in CI.
+ */
+async function expectSmooth({ page, origin }: Visit, context: TestContext, work: () => Promise<void>): Promise<void> {
   const observed = await page.evaluateHandle(() => {
     const seen: number[] = [];
     new PerformanceObserver((list) => {
@@ -56,24 +69,43 @@ async function expectSmooth({ page, origin }: Visit, work: () => Promise<void>):
   await browser.startTracing(page, {
     categories: ['__metadata', 'devtools.timeline', 'disabled-by-default-devtools.timeline'],
   });
+  const others = watchOthers();
   await work();
-  const { tasks, long } = longTasks(await browser.stopTracing(), origin);
+  const share = others();
+  const { tasks, long, longOnCore } = mainThread(await browser.stopTracing(), origin);
+  const seen = await observed.evaluate((seen) => seen.filter((ms) => ms > 100));
   expect(tasks, 'tasks of the main thread that the trace knows').toBeGreaterThan(100);
+  expect(longOnCore, 'tasks over 100 ms on a core').toEqual([]);
+  if (share > MAX_OTHERS && !process.env.CI && long.length + seen.length > 0) {
+    context.skip(`other programs took ${Math.round(100 * share)} % of the processor`);
+  }
   expect(long, 'tasks over 100 ms in the trace').toEqual([]);
-  expect(await observed.evaluate((seen) => seen.filter((ms) => ms > 100)), 'long tasks that the page saw').toEqual([]);
+  expect(seen, 'long tasks that the page saw').toEqual([]);
 }
 
-// A core that another program takes away in the middle of a task makes it long; twice in a row it is the page.
 describeInChromium('the main thread', (rig) => {
-  it('stays free while a prompt is answered', { retry: 1 }, async () => {
+  it('stays free while a prompt is answered', async (context) => {
     const visit = await rig().visit();
     const demo = new GlinthawkPage(visit.page);
     await demo.loadExample();
     await demo.setSampling({ temperature: 0, maxTokens: 200 });
-    await expectSmooth(visit, async () => {
+    await expectSmooth(visit, context, async () => {
       await demo.ask('Once upon a time');
       await demo.writes('Once upon a time');
       await demo.answered();
+    });
+  });
+
+  it('stays free while 48 stories are written at once, and shown', async (context) => {
+    const visit = await rig().visit();
+    const demo = new GlinthawkPage(visit.page);
+    await demo.loadExample();
+    const write = demo.button('Write 48 stories at once');
+    await write.scrollIntoViewIfNeeded();
+    await expectSmooth(visit, context, async () => {
+      await write.click();
+      await demo.reaches(/^Generating/);
+      await demo.reaches(/^Ready/);
     });
   });
 });
