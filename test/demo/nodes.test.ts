@@ -47,7 +47,7 @@ describeInChromium('a tab with two attention nodes', (rig) => {
     const demo = new GlinthawkPage(page);
     await demo.setTiers({ workers: 0, kv: 'f32', remotes: nodes.map(({ url }) => ({ url, token: TOKEN })) });
     await demo.loadExample();
-    await demo.reaches(/attention at 2 nodes/);
+    await demo.reaches(/attention at 2 remote nodes/);
     // The browser says so of each attempt to reach it again.
     mayLog(/WebSocket connection to/);
     await demo.runBatch(goldenJsonl(goldens));

@@ -89,8 +89,62 @@ test('Apply is kept for the next visit, an experiment is not', () => {
   openExample(parts);
   app.retier({ ...TIERS, mode: 'one-tier' });
   expect(sent.at(-1)).toMatchObject({ type: 'retier', tiers: { mode: 'one-tier' } });
-  expect(app.tiers.value.mode).toBe('one-tier');
+  expect(app.tiers.value).toEqual(TIERS);
+  expect(app.experimenting.value).toBe(true);
   expect(kept).toHaveLength(1);
+  app.retier({ ...TIERS, latencyMs: 5 });
+  expect(app.experimenting.value, 'back to what was chosen').toBe(false);
+});
+
+test('after an experiment a model opens, and Apply reopens, with the tiers of the form', () => {
+  const parts = page();
+  const { app, sent } = parts;
+  openExample(parts);
+  const experiment = { ...TIERS, mode: 'one-tier', kvBytes: 1000, inFlight: 1 } as const;
+  app.retier(experiment);
+  app.setLatency(20);
+  app.open({ kind: 'stored', id: 'x' });
+  expect(app.notices.value).toEqual([]);
+  expect(sent.at(-1)).toMatchObject({
+    type: 'open',
+    tiers: { mode: 'two-tiers', kvBytes: TIERS.kvBytes, latencyMs: 0 },
+  });
+  app.retier(experiment);
+  app.applyTiers();
+  expect(sent.at(-1)).toEqual({ type: 'retier', tiers: TIERS });
+  expect(app.experimenting.value).toBe(false);
+});
+
+test('after a failure a prompt opens the model that the visitor had, after Unload the example', () => {
+  const { app, sent, emit } = page();
+  const choice = { kind: 'stored', id: 'mine' } as const;
+  app.open(choice);
+  emit({ type: 'described', model: MODEL });
+  emit({ type: 'ready', model: MODEL, tiers: TIERS_OPEN });
+  emit({ type: 'failed', error: { code: 'X', message: 'gone', hint: null } });
+  expect(app.engine.value).toMatchObject({ phase: 'failed', model: null, asked: { choice, model: MODEL } });
+  app.generate(PROMPT);
+  expect(sent.at(-1)).toMatchObject({ type: 'open', model: choice });
+  expect(app.engine.value.asked?.model, 'what it is known to be').toBe(MODEL);
+  emit({ type: 'ready', model: MODEL, tiers: TIERS_OPEN });
+  expect(sent.at(-1)).toMatchObject({ type: 'generate', prompts: [PROMPT] });
+  emit({ type: 'closed' });
+  app.generate(PROMPT);
+  expect(sent.at(-1)).toMatchObject({ type: 'open', model: { kind: 'example' } });
+});
+
+test('what nobody asks for just now is opened only while nothing runs', () => {
+  const parts = page();
+  const { app, sent, emit } = parts;
+  const downloaded = { kind: 'stored', id: 'new' } as const;
+  openExample(parts);
+  app.runBatch(new Blob(['{"prompt":"a"}']), false);
+  expect(app.openIfIdle(downloaded)).toBe(false);
+  expect(sent.at(-1)).toMatchObject({ type: 'batch' });
+  emit({ type: 'ended', run: 1, how: 'done', error: null, wallMs: 1, generatedTokens: 0 });
+  expect(app.openIfIdle(downloaded)).toBe(true);
+  expect(sent.at(-1)).toMatchObject({ type: 'open', model: downloaded });
+  expect(app.openIfIdle(downloaded), 'while it is being opened').toBe(false);
 });
 
 test('tiers that cannot be are said before anything is closed for them', () => {

@@ -4,7 +4,6 @@
  */
 import { batch, computed, type ReadonlySignal, type Signal, signal } from '@preact/signals';
 import type {
-  Capabilities,
   Command,
   Event,
   ModelChoice,
@@ -13,13 +12,16 @@ import type {
   SamplingControls,
   TierSettings,
 } from '../engine/protocol.ts';
-import { suggestSettings } from '../engine/suggest.ts';
 import { type BatchState, beginBatch, reduceBatch } from './batch-state.ts';
+import { followed, proposedTiers } from './defaults.ts';
 import { afterCommand, CLOSED, type EngineState, reduceEngine } from './engine-state.ts';
 import { addNotice, dismissNotice, type NewNotice, type Notice, noticeOf, noticeOfThrown } from './notices.ts';
 import { beginRun, type RunState, reduceRun } from './run-state.ts';
 import { SAMPLING, withModelDefaults } from './sampling-settings.ts';
-import { checkTierSettings, restoreTierSettings, TIERS } from './tier-settings.ts';
+import { checkTierSettings, restoreTierSettings, storeTierSettings } from './tier-settings.ts';
+
+/** To compare settings by; the injected latency, which changes while things run, left out. */
+const tiersText = (settings: TierSettings): string => storeTierSettings({ ...settings, latencyMs: 0 });
 
 /** The worker, as far as the page needs it. */
 export interface EnginePort {
@@ -35,31 +37,34 @@ export interface AppState {
   readonly sample: ReadonlySignal<Sample | null>;
   /** The visitor's own prompt. */
   readonly run: ReadonlySignal<RunState | null>;
-  /** Prompts that the visualisation asked for. */
-  readonly load: ReadonlySignal<RunState | null>;
   readonly batch: ReadonlySignal<BatchState | null>;
   readonly running: ReadonlySignal<boolean>;
   /** A prompt waits for its model to be open. */
   readonly pending: ReadonlySignal<boolean>;
-  /** As they stand in the form. */
+  /** As the visitor chose them, in the form; what is open may be an experiment's instead, see `engine`. */
   readonly tiers: Signal<TierSettings>;
+  /** An experiment opened other tiers than the visitor did. */
+  readonly experimenting: ReadonlySignal<boolean>;
   readonly sampling: Signal<SamplingControls>;
 
   open(model: ModelChoice): void;
+  /** For what the visitor did not ask for just now: opens it unless something runs or is being opened. @returns whether */
+  openIfIdle(model: ModelChoice): boolean;
   /** Reopens the tiers with what the form says, and keeps it for the next visit. */
   applyTiers(): void;
-  /** The same with other settings, for an experiment: not kept. */
+  /** Other tiers for an experiment: neither kept nor put into the form. */
   retier(settings: TierSettings): void;
   close(): void;
-  /** Opens the example first when nothing is open: text within one click. */
+  /** Opens a model first when none is: the one that failed before, else the example. Text within one click. */
   generate(prompt: Prompt): void;
-  /** @returns the number of the run; null while nothing can run */
+  /** For the visualisation, which follows the texts by itself. @returns the number of the run; null while nothing can run */
   generateLoad(prompts: readonly Prompt[], sampling: SamplingControls): number | null;
   stopRun(): void;
   stopLoad(): void;
   runBatch(input: Blob, skipInvalid: boolean): void;
   stopBatch(): void;
   forgetRun(): void;
+  /** Of what is open, at once; opening anew from the form has none. */
   setLatency(ms: number): void;
   tell(notice: NewNotice): void;
   tellThrown(thrown: unknown): void;
@@ -80,15 +85,17 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
   const notices = signal<readonly Notice[]>([]);
   const sample = signal<Sample | null>(null);
   const run = signal<RunState | null>(null);
-  const load = signal<RunState | null>(null);
+  /** The visualisation's run, until it ends. */
+  const load = signal<{ readonly run: number } | null>(null);
   const batchRun = signal<BatchState | null>(null);
-  const tiers = signal(restoreTierSettings(TIERS, storedTiers));
-  const sampling = signal(SAMPLING);
+  const ownTiers = followed(restoreTierSettings(proposedTiers(null, null), storedTiers), storedTiers !== null);
+  const tiers = ownTiers.value;
+  const experimenting = signal(false);
+  const ownSampling = followed(SAMPLING);
+  const sampling = ownSampling.value;
   const waiting = signal<Prompt | null>(null);
   let lastRun = 0;
-  /** Sampling that nobody has changed follows the model's own defaults, tiers that nobody has changed what the browser has. */
-  let samplingByDefault = SAMPLING;
-  let tiersByDefault = storedTiers === null ? tiers.value : null;
+  let chosen: string | null = null;
 
   function send(command: Command): void {
     engine.value = afterCommand(engine.value, command);
@@ -104,15 +111,13 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
     batch(() => {
       engine.value = reduceEngine(engine.value, event);
       if (run.value !== null) run.value = reduceRun(run.value, event, nowMs);
-      if (load.value !== null) load.value = reduceRun(load.value, event, nowMs);
+      if (endsLoad(event)) load.value = null;
       if (batchRun.value !== null) batchRun.value = reduceBatch(batchRun.value, event);
       if (event.type === 'sample') sample.value = event.sample;
       if (event.type === 'failed') waiting.value = null;
-      if (event.type === 'probed') suggestTiers(event.capabilities);
-      if (event.type === 'described' && sampling.value === samplingByDefault) {
-        samplingByDefault = withModelDefaults(SAMPLING, event.model.description.generationDefaults);
-        sampling.value = samplingByDefault;
-      }
+      if (event.type === 'probed') ownTiers.propose(proposedTiers(event.capabilities, null));
+      if (event.type === 'described')
+        ownSampling.propose(withModelDefaults(SAMPLING, event.model.description.generationDefaults));
       const notice = noticeOf(event);
       if (notice !== null) tell(notice);
     });
@@ -124,14 +129,12 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
   }
   const unsubscribe = port.subscribe(onEvent);
 
-  function suggestTiers(capabilities: Capabilities): void {
-    if (tiers.value !== tiersByDefault) return;
-    tiersByDefault = suggestSettings(capabilities, null);
-    tiers.value = tiersByDefault;
+  function endsLoad(event: Event): boolean {
+    return event.type === 'failed' || (event.type === 'ended' && event.run === load.value?.run);
   }
 
   function start(prompt: Prompt): void {
-    run.value = beginRun(++lastRun, 'prompt', [prompt], performance.now());
+    run.value = beginRun(++lastRun, [prompt], performance.now());
     send({ type: 'generate', run: lastRun, prompts: [prompt], sampling: sampling.value });
   }
 
@@ -147,49 +150,64 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
       return;
     }
     run.value = null;
-    if (model.kind === 'example' && tiers.value === tiersByDefault) {
-      tiersByDefault = { ...tiersByDefault, kvBytes: TIERS.kvBytes };
-      tiers.value = tiersByDefault;
-    }
+    ownTiers.propose(proposedTiers(engine.value.capabilities, model.kind));
+    asChosen();
     send({ type: 'open', model, tiers: tiers.value });
   }
 
-  function retier(settings: TierSettings): void {
-    tiers.value = settings;
+  /** What is opened now is what the form says. */
+  function asChosen(): void {
+    chosen = tiersText(tiers.value);
+    experimenting.value = false;
+  }
+
+  /** @returns whether there is anything to open tiers for */
+  function retier(settings: TierSettings): boolean {
     const { phase } = engine.value;
-    if (phase !== 'closed' && phase !== 'failed') send({ type: 'retier', tiers: settings });
+    if (phase === 'closed' || phase === 'failed') return false;
+    send({ type: 'retier', tiers: settings });
+    return true;
   }
 
   const active = (state: { readonly ended: unknown } | null): boolean => state !== null && state.ended === null;
+  const running = computed(() => active(run.value) || load.value !== null || active(batchRun.value));
 
   return {
     engine,
     notices,
     sample,
     run,
-    load,
     batch: batchRun,
-    running: computed(() => active(run.value) || active(load.value) || active(batchRun.value)),
+    running,
     pending: computed(() => waiting.value !== null),
     tiers,
+    experimenting,
     sampling,
 
     open,
+    openIfIdle(model) {
+      const { phase } = engine.value;
+      if (running.value || waiting.value !== null || phase === 'opening' || phase === 'retiering') return false;
+      open(model);
+      return true;
+    },
     applyTiers() {
       keepTiers(tiers.value);
-      retier(tiers.value);
+      if (retier(tiers.value)) asChosen();
     },
-    retier,
+    retier(settings) {
+      if (retier(settings)) experimenting.value = tiersText(settings) !== chosen;
+    },
     close: () => send({ type: 'close' }),
     generate(prompt) {
-      const { phase } = engine.value;
+      const { phase, asked } = engine.value;
       if (phase === 'ready') return start(prompt);
       waiting.value = prompt;
-      if (phase === 'closed' || phase === 'failed') open({ kind: 'example' });
+      if (phase === 'closed' || phase === 'failed') open(asked?.choice ?? { kind: 'example' });
     },
     generateLoad(prompts, loadSampling) {
       if (engine.value.phase !== 'ready') return null;
-      load.value = beginRun(++lastRun, 'load', prompts, performance.now());
+      load.value = { run: ++lastRun };
       send({ type: 'generate', run: lastRun, prompts, sampling: loadSampling });
       return lastRun;
     },
@@ -197,7 +215,9 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
       waiting.value = null;
       stop(run.value);
     },
-    stopLoad: () => stop(load.value),
+    stopLoad() {
+      if (load.value !== null) send({ type: 'stop', run: load.value.run });
+    },
     runBatch(input, skipInvalid) {
       batchRun.value = beginBatch(++lastRun);
       send({ type: 'batch', run: lastRun, input, skipInvalid });
@@ -206,10 +226,7 @@ export function createAppState(port: EnginePort, { secure, storedTiers, keepTier
     forgetRun() {
       run.value = null;
     },
-    setLatency(ms) {
-      tiers.value = { ...tiers.value, latencyMs: ms };
-      send({ type: 'latency', ms });
-    },
+    setLatency: (ms) => send({ type: 'latency', ms }),
     tell,
     tellThrown: (thrown) => tell(noticeOfThrown(thrown)),
     dismiss(id) {

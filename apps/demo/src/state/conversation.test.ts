@@ -15,7 +15,7 @@ test('the example is continued, other models with a template converse, and the v
 test('each prompt has everything said before it', () => {
   const first = chatPrompt(null, '', 'Hello?');
   expect(first).toEqual({ kind: 'chat', messages: [{ role: 'user', content: 'Hello?' }] });
-  const begun = beginRun(1, 'prompt', [first], 0);
+  const begun = beginRun(1, [first], 0);
   const run = reduceRun(begun, { type: 'tokens', run: 1, texts: [{ index: 0, text: 'Hi.', tokens: 2 }] }, 1);
   const second = chatPrompt(run, 'Be brief.', 'And now?');
   expect(second.kind === 'chat' && second.messages).toEqual([
@@ -28,5 +28,5 @@ test('each prompt has everything said before it', () => {
 });
 
 test('a continued text is no part of a conversation', () => {
-  expect(messagesOf(beginRun(1, 'prompt', [{ kind: 'text', text: 'Once' }], 0))).toEqual([]);
+  expect(messagesOf(beginRun(1, [{ kind: 'text', text: 'Once' }], 0))).toEqual([]);
 });

@@ -1,6 +1,16 @@
 /** What the page says of its engine, as events and commands come. */
 import { expect, test } from 'vitest';
-import { afterCommand, CLOSED, denseName, type EngineState, reduceEngine, statusText } from './engine-state.ts';
+import type { ModelChoice, NodeReport } from '../engine/protocol.ts';
+import {
+  afterCommand,
+  askedName,
+  CLOSED,
+  denseName,
+  type EngineState,
+  isExample,
+  reduceEngine,
+  statusText,
+} from './engine-state.ts';
 import { CAPABILITIES, MODEL, TIERS_OPEN } from './state.fixture.ts';
 import { TIERS } from './tier-settings.ts';
 
@@ -18,7 +28,7 @@ test('opening forgets what was open and keeps what is known of the browser', () 
     phase: 'opening',
     model: null,
     tiers: null,
-    example: true,
+    asked: { choice: { kind: 'example' }, model: null },
     capabilities: CAPABILITIES,
   });
 });
@@ -49,9 +59,30 @@ test('a failure leaves nothing open and says why', () => {
   });
 });
 
+test('what a prompt opens again after a failure has a name', () => {
+  const failed = (choice: ModelChoice, described: boolean): EngineState => {
+    const opening = afterCommand(CLOSED, { ...open, model: choice });
+    const known = described ? reduceEngine(opening, { type: 'described', model: MODEL }) : opening;
+    return reduceEngine(known, { type: 'failed', error: ERROR });
+  };
+  const files = { kind: 'files', name: 'mine.gguf', files: new Map(), single: true } as const;
+  expect(askedName(failed(files, false))).toBe('mine.gguf');
+  expect(askedName(failed(files, true))).toBe('tale-1m');
+  expect(askedName(failed({ kind: 'example' }, true))).toBeNull();
+  expect(isExample(failed({ kind: 'example' }, true))).toBe(true);
+  expect(askedName(CLOSED)).toBeNull();
+});
+
 test('the status says what runs where', () => {
   expect(statusText(CLOSED, false)).toBe('No model is loaded.');
-  expect(statusText(ready(), false)).toBe('Ready: tale-1m on WASM, attention at 2 nodes.');
+  expect(statusText(ready(), false)).toBe('Ready: tale-1m on WASM, attention at 2 workers.');
+  const at = (...nodes: readonly NodeReport[]) =>
+    statusText(reduceEngine(ready(), { type: 'ready', model: MODEL, tiers: { ...TIERS_OPEN, nodes } }), false);
+  const worker = { name: 'w', kind: 'worker' } as const;
+  const remote = { name: 'r', kind: 'remote' } as const;
+  expect(at(worker)).toMatch(/attention at 1 worker\.$/);
+  expect(at(remote)).toMatch(/attention at 1 remote node\.$/);
+  expect(at(worker, worker, remote)).toMatch(/attention at 2 workers and 1 remote node\.$/);
   expect(statusText(ready(), true)).toMatch(/^Generating: /);
   const settings = { ...TIERS, mode: 'one-tier' } as const;
   const one = reduceEngine(ready(), { type: 'ready', model: MODEL, tiers: { ...TIERS_OPEN, settings } });

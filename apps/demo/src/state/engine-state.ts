@@ -2,7 +2,17 @@
  * What the page knows about its engine: what this browser has, what is open, what is being opened. A pure reducer over the
  * worker's events and the page's own commands; it holds no text of answers (see run-state.ts).
  */
-import type { Capabilities, Command, ErrorReport, Event, ModelReport, TierReport } from '../engine/protocol.ts';
+import type {
+  Capabilities,
+  Command,
+  ErrorReport,
+  Event,
+  ModelChoice,
+  ModelReport,
+  NodeReport,
+  TierReport,
+} from '../engine/protocol.ts';
+import { plural } from './format.ts';
 
 export type Phase = 'closed' | 'opening' | 'retiering' | 'ready' | 'failed';
 
@@ -20,8 +30,8 @@ export interface EngineState {
   readonly tiers: TierReport | null;
   readonly progress: Progress | null;
   readonly error: ErrorReport | null;
-  /** What is open or being opened is the bundled example: it continues stories rather than converse. */
-  readonly example: boolean;
+  /** What was asked for last, kept when it fails, so that it can be opened again. `model` is what it was known to be. */
+  readonly asked: { readonly choice: ModelChoice; readonly model: ModelReport | null } | null;
 }
 
 export const CLOSED: EngineState = {
@@ -31,7 +41,7 @@ export const CLOSED: EngineState = {
   tiers: null,
   progress: null,
   error: null,
-  example: false,
+  asked: null,
 };
 
 /** What a command that was sent changes at once, before the worker answers. */
@@ -42,7 +52,7 @@ export function afterCommand(state: EngineState, command: Command): EngineState 
         ...CLOSED,
         capabilities: state.capabilities,
         phase: 'opening',
-        example: command.model.kind === 'example',
+        asked: { choice: command.model, model: state.asked?.choice === command.model ? state.asked.model : null },
       };
     case 'retier':
       // A model that is being opened goes on being opened, with the new tiers.
@@ -59,11 +69,17 @@ export function reduceEngine(state: EngineState, event: Event): EngineState {
     case 'progress':
       return { ...state, progress: { stage: event.stage, done: event.done, total: event.total } };
     case 'described':
-      return { ...state, model: event.model };
+      return { ...state, model: event.model, asked: state.asked && { ...state.asked, model: event.model } };
     case 'ready':
       return { ...state, phase: 'ready', model: event.model, tiers: event.tiers, progress: null, error: null };
     case 'failed':
-      return { ...CLOSED, capabilities: state.capabilities, phase: 'failed', error: event.error };
+      return {
+        ...CLOSED,
+        capabilities: state.capabilities,
+        phase: 'failed',
+        error: event.error,
+        asked: state.asked,
+      };
     case 'closed':
       // Opening a model closes the one before it: its `closed` must not undo the opening.
       return state.phase === 'opening' ? state : { ...CLOSED, capabilities: state.capabilities };
@@ -92,8 +108,31 @@ function tiersText(tiers: TierReport | null): string {
   if (tiers === null) return 'its tiers';
   const dense = denseName(tiers.dense.kind);
   if (tiers.settings.mode === 'one-tier') return `${dense}, one tier`;
-  const count = tiers.nodes.length;
-  return `${dense}, attention at ${count} ${count === 1 ? 'node' : 'nodes'}`;
+  return `${dense}, attention at ${nodesText(tiers.nodes)}`;
+}
+
+/** `2 workers and 1 remote node`. */
+function nodesText(nodes: readonly NodeReport[]): string {
+  const kinds = [
+    ['worker', 'worker'],
+    ['remote', 'remote node'],
+  ] as const;
+  return kinds
+    .map(([kind, noun]) => ({ count: nodes.filter((node) => node.kind === kind).length, noun }))
+    .filter(({ count }) => count > 0)
+    .map(({ count, noun }) => plural(count, noun))
+    .join(' and ');
+}
+
+/** The bundled example continues stories rather than converse. */
+export function isExample({ asked }: EngineState): boolean {
+  return asked?.choice.kind === 'example';
+}
+
+/** What a prompt opens again after a failure, by name; null when it opens the example. */
+export function askedName({ asked }: EngineState): string | null {
+  if (asked === null || asked.choice.kind === 'example') return null;
+  return asked.model?.description.name ?? (asked.choice.kind === 'files' ? asked.choice.name : 'the stored model');
 }
 
 export function denseName(kind: string): string {

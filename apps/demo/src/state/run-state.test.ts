@@ -10,7 +10,7 @@ const PROMPTS: readonly Prompt[] = [
 const ERROR = { code: 'X', message: 'it broke', hint: null };
 
 function begun(): RunState {
-  return beginRun(3, 'prompt', PROMPTS, 1000);
+  return beginRun(3, PROMPTS, 1000);
 }
 
 function wrote(state: RunState, index: number, text: string, tokens: number, atMs: number): RunState {

@@ -16,8 +16,6 @@ export interface AnswerState {
 
 export interface RunState {
   readonly run: number;
-  /** A visitor's own prompt, or a load that the visualisation asked for. */
-  readonly purpose: 'prompt' | 'load';
   readonly prompts: readonly Prompt[];
   readonly answers: readonly AnswerState[];
   readonly beganAtMs: number;
@@ -34,15 +32,9 @@ export interface RunState {
 
 const NOTHING_YET: AnswerState = { text: '', tokens: 0, promptTokens: 0, epoch: 0, ended: null };
 
-export function beginRun(
-  run: number,
-  purpose: RunState['purpose'],
-  prompts: readonly Prompt[],
-  beganAtMs: number,
-): RunState {
+export function beginRun(run: number, prompts: readonly Prompt[], beganAtMs: number): RunState {
   return {
     run,
-    purpose,
     prompts,
     answers: prompts.map(() => NOTHING_YET),
     beganAtMs,

@@ -2,6 +2,7 @@
 import type { Signal } from '@preact/signals';
 import type { AppState } from '../state/app-state.ts';
 import type { Downloads } from '../state/downloads.ts';
+import { askedName } from '../state/engine-state.ts';
 import { formatBytes, formatCount, formatParameters } from '../state/format.ts';
 import type { LocalModel } from '../state/local-files.ts';
 import { LocalPanel } from './local-panel.tsx';
@@ -50,12 +51,15 @@ export function ModelCard({ app, downloads, picked, tab }: ModelCardProps) {
 function OpenModel({ app }: { readonly app: AppState }) {
   const { phase, model, progress } = app.engine.value;
   const opening = phase === 'opening' || phase === 'retiering';
+  const again = askedName(app.engine.value);
+  const none =
+    again === null
+      ? 'None is loaded yet. “Generate” loads the example by itself.'
+      : `None is loaded. “Generate” opens ${again} again.`;
   return (
     <div class="open-model">
       {model === null ? (
-        <p class="note">
-          {opening ? 'Reading the model…' : 'None is loaded yet. “Generate” loads the example by itself.'}
-        </p>
+        <p class="note">{opening ? 'Reading the model…' : none}</p>
       ) : (
         <>
           <div class="model-head">

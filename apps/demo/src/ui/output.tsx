@@ -18,7 +18,7 @@ export function Output({ app }: { readonly app: AppState }) {
         {run === null || answer === null ? (
           <p class="output-empty">
             {app.pending.value
-              ? 'Loading the example; its story comes right after.'
+              ? 'Loading the model; its answer comes right after.'
               : 'What the model writes appears here.'}
           </p>
         ) : (

@@ -4,6 +4,7 @@ import { useId } from 'preact/hooks';
 import type { Prompt } from '../engine/protocol.ts';
 import type { AppState } from '../state/app-state.ts';
 import { chatPrompt, type PromptMode, promptMode } from '../state/conversation.ts';
+import { isExample } from '../state/engine-state.ts';
 import { Segments } from './field.tsx';
 import { Output } from './output.tsx';
 import { SamplingPanel } from './sampling-panel.tsx';
@@ -24,7 +25,11 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
   const typed = useSignal('');
   const system = useSignal('');
   const chosenMode = useSignal<PromptMode | null>(null);
-  const { phase, model, example } = app.engine.value;
+  const engine = app.engine.value;
+  const { phase } = engine;
+  const example = isExample(engine);
+  // After a failure a prompt opens what was open before.
+  const model = engine.model ?? engine.asked?.model ?? null;
   const mode = promptMode(model, example, chosenMode.value);
   const run = app.run.value;
   const writing = run !== null && run.ended === null;

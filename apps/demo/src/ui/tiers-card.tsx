@@ -7,6 +7,7 @@ import {
   checkTierSettings,
   MAX_IN_FLIGHT,
   MAX_KV_BYTES,
+  MAX_MICRO_BATCH_ROWS,
   MAX_WORKERS,
   MIB,
   type SettingsFault,
@@ -14,6 +15,8 @@ import {
 import { DenseSettings } from './dense-settings.tsx';
 import { type Choice, Field, Segments, SelectField, Stepper } from './field.tsx';
 import { RemotesEditor } from './remotes-editor.tsx';
+
+const EXPERIMENTING = 'The experiment opened tiers of its own. Apply opens these again.';
 
 export function TiersCard({ app, secure }: { readonly app: AppState; readonly secure: boolean }) {
   const settings = app.tiers.value;
@@ -46,7 +49,7 @@ export function TiersCard({ app, secure }: { readonly app: AppState; readonly se
             Apply
           </button>
           <p class="note" role="status" aria-label="Tier settings">
-            {faults[0]?.message ?? said.value ?? ''}
+            {faults[0]?.message ?? said.value ?? (app.experimenting.value ? EXPERIMENTING : '')}
           </p>
         </div>
       </form>
@@ -129,14 +132,14 @@ function MoreSettings({ settings, faults, change }: SettingsProps) {
         <SelectField
           label="Micro-batches in flight"
           value={String(settings.inFlight)}
-          choices={inFlightChoices(settings.inFlight)}
+          choices={IN_FLIGHT_CHOICES}
           onChange={(value) => change({ inFlight: value === 'auto' ? 'auto' : Number(value) })}
         />
         <NumberField
           label="Micro-batch rows"
           value={rows === 'auto' ? null : rows}
           low={1}
-          high={4096}
+          high={MAX_MICRO_BATCH_ROWS}
           empty="auto"
           error={fault('microBatchRows')}
           onChange={(value) => change({ microBatchRows: value })}
@@ -147,12 +150,10 @@ function MoreSettings({ settings, faults, change }: SettingsProps) {
   );
 }
 
-/** Experiments may have more in flight than is offered here: that, too, is shown. */
-function inFlightChoices(now: TierSettings['inFlight']): readonly Choice<string>[] {
-  const offered = Array.from({ length: MAX_IN_FLIGHT }, (_, i) => i + 1);
-  const all = now === 'auto' || offered.includes(now) ? offered : [...offered, now];
-  return [{ value: 'auto', label: 'auto' }, ...all.map((count) => ({ value: String(count), label: String(count) }))];
-}
+const IN_FLIGHT_CHOICES: readonly Choice<string>[] = [
+  { value: 'auto', label: 'auto' },
+  ...Array.from({ length: MAX_IN_FLIGHT }, (_, i) => ({ value: String(i + 1), label: String(i + 1) })),
+];
 
 function NumberField(props: {
   readonly label: string;
