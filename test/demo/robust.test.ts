@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import type { Page } from 'playwright';
 import { expect, it } from 'vitest';
 import { start, temporaryFolder } from '../e2e/command.ts';
 import { loadGolden } from '../golden/golden.ts';
@@ -160,6 +161,29 @@ describeInChromium('what is longer than the context', (rig) => {
   });
 });
 
+/**
+ * A headless browser hides no tab, so the page is told what a hidden one is told, and gets no frames.
+ * @returns what shows it again
+ */
+async function hide(page: Page): Promise<() => Promise<void>> {
+  const show = await page.evaluateHandle(() => {
+    const frame = window.requestAnimationFrame.bind(window);
+    const held: FrameRequestCallback[] = [];
+    window.requestAnimationFrame = (callback) => held.push(callback);
+    Object.defineProperty(document, 'hidden', { value: true, configurable: true });
+    Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+    return () => {
+      window.requestAnimationFrame = frame;
+      Reflect.deleteProperty(document, 'hidden');
+      Reflect.deleteProperty(document, 'visibilityState');
+      document.dispatchEvent(new Event('visibilitychange'));
+      for (const callback of held) frame(callback);
+    };
+  });
+  return () => show.evaluate((show) => show());
+}
+
 describeInChromium('tabs', (rig) => {
   it('two at once both generate, and know of each other', async () => {
     const first = await rig().visit();
@@ -183,16 +207,10 @@ describeInChromium('tabs', (rig) => {
     await demo.setSampling({ temperature: 0, maxTokens: 400 });
     await demo.ask('Once upon a time');
     await demo.writes('Once upon a time');
-    const cdp = await first.context.newCDPSession(first.page);
-    // As a tab behind another one: no frames, throttled timers.
-    await cdp.send('Emulation.setFocusEmulationEnabled', { enabled: false });
-    const other = await first.context.newPage();
-    await other.bringToFront();
-    await cdp.send('Page.setWebLifecycleState', { state: 'active' });
+    const show = await hide(first.page);
     const before = await demo.figures();
     await expect.poll(() => demo.figures(), { timeout: 30_000 }).toBeGreaterThan(before + 50);
-    await other.close();
-    await first.page.bringToFront();
+    await show();
     expect(await demo.answered()).toMatch(/^Once upon a time, there was a little girl named Lily\./);
   });
 

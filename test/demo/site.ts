@@ -27,15 +27,21 @@ export async function buildPage(): Promise<BuiltPage> {
   if (handedOver !== undefined) return { folder: handedOver, remove: () => {} };
   const folder = mkdtempSync(join(tmpdir(), 'glinthawk-page-'));
   const root = join(repositoryRoot, 'apps', 'demo');
-  await build({
-    root,
-    configFile: join(root, 'vite.config.ts'),
-    // Vitest's own would make it a development build.
-    mode: 'production',
-    logLevel: 'warn',
-    build: { outDir: folder, emptyOutDir: true },
-  });
-  return { folder, remove: () => rmSync(folder, { recursive: true, force: true }) };
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  try {
+    await build({
+      root,
+      configFile: join(root, 'vite.config.ts'),
+      // Vitest's own would make it a development build.
+      mode: 'production',
+      logLevel: 'warn',
+      build: { outDir: folder, emptyOutDir: true },
+    });
+  } catch (thrown) {
+    remove();
+    throw thrown;
+  }
+  return { folder, remove };
 }
 
 export interface Site {
