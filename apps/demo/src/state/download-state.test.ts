@@ -1,7 +1,13 @@
 /** A download as the page shows it: found, under way, cut, stored. */
 import { expect, test } from 'vitest';
 import type { RemoteModel } from '../store/store-api.ts';
-import { noDownloads, reduceDownloads, secondsLeft } from './download-state.ts';
+import {
+  type DownloadAction,
+  type DownloadState,
+  noDownloads,
+  reduceDownloads,
+  secondsLeft,
+} from './download-state.ts';
 
 const REMOTE: RemoteModel = {
   source: { kind: 'url', url: 'https://a.example/m.gguf' },
@@ -18,26 +24,40 @@ const REMOTE: RemoteModel = {
 };
 const PROGRESS = { file: 'm.gguf', bytesDone: 400, bytesTotal: 1000, bytesPerSecond: 100, retrying: null, note: null };
 
+const BEGAN = { type: 'began', attempt: 1, remote: REMOTE } as const;
+const MOVED = { type: 'progress', attempt: 1, progress: PROGRESS } as const;
+
+function after(...actions: readonly DownloadAction[]): DownloadState {
+  return actions.reduce(reduceDownloads, noDownloads(null));
+}
+
 test('what a cut download brought is offered to be resumed', () => {
-  const found = reduceDownloads(noDownloads(null), { type: 'found', remote: REMOTE });
-  const moving = reduceDownloads(reduceDownloads(found, { type: 'began', remote: REMOTE }), {
-    type: 'progress',
-    progress: PROGRESS,
-  });
+  const moving = after({ type: 'found', remote: REMOTE }, BEGAN, MOVED);
   expect(moving.download?.progress).toBe(PROGRESS);
-  const cut = reduceDownloads(moving, { type: 'cut' });
+  const cut = reduceDownloads(moving, { type: 'cut', attempt: 1 });
   expect(cut.download).toBeNull();
   expect(cut.lookup).toMatchObject({ name: 'm', bytesHere: 400 });
 });
 
 test('a stored model is no longer looked at', () => {
-  const moving = reduceDownloads(noDownloads(null), { type: 'began', remote: REMOTE });
-  expect(reduceDownloads(moving, { type: 'stored' })).toMatchObject({ lookup: 'none', download: null });
+  expect(after(BEGAN, { type: 'stored', attempt: 1 })).toMatchObject({ lookup: 'none', download: null });
 });
 
-test('progress without a download is late and dropped', () => {
-  const state = noDownloads(null);
-  expect(reduceDownloads(state, { type: 'progress', progress: PROGRESS })).toBe(state);
+test('a download that ends leaves another model that is looked at by then', () => {
+  const other = { ...REMOTE, name: 'other' };
+  for (const type of ['cut', 'stored'] as const) {
+    const state = after(BEGAN, MOVED, { type: 'found', remote: other }, { type, attempt: 1 });
+    expect(state).toMatchObject({ lookup: other, download: null });
+  }
+});
+
+test('what comes late, of no download or of an earlier attempt, is dropped', () => {
+  const none = noDownloads(null);
+  expect(reduceDownloads(none, MOVED)).toBe(none);
+  const second = after(BEGAN, { ...BEGAN, attempt: 2 });
+  for (const late of [MOVED, { type: 'cut', attempt: 1 }, { type: 'stored', attempt: 1 }] as const) {
+    expect(reduceDownloads(second, late)).toBe(second);
+  }
 });
 
 test('time left needs movement', () => {

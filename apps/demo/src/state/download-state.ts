@@ -9,7 +9,14 @@ export interface DownloadState {
   readonly stored: readonly StoredModel[];
   readonly partial: readonly PartialModel[];
   readonly lookup: 'none' | 'asking' | RemoteModel;
-  readonly download: { readonly remote: RemoteModel; readonly progress: DownloadProgress | null } | null;
+  readonly download: Download | null;
+}
+
+/** One attempt at a download; what comes late from an earlier attempt has its number and is dropped. */
+export interface Download {
+  readonly attempt: number;
+  readonly remote: RemoteModel;
+  readonly progress: DownloadProgress | null;
 }
 
 export type DownloadAction =
@@ -17,11 +24,11 @@ export type DownloadAction =
   | { readonly type: 'asking' }
   | { readonly type: 'found'; readonly remote: RemoteModel }
   | { readonly type: 'dropped' }
-  | { readonly type: 'began'; readonly remote: RemoteModel }
-  | { readonly type: 'progress'; readonly progress: DownloadProgress }
-  | { readonly type: 'stored' }
+  | { readonly type: 'began'; readonly attempt: number; readonly remote: RemoteModel }
+  | { readonly type: 'progress'; readonly attempt: number; readonly progress: DownloadProgress }
+  | { readonly type: 'stored'; readonly attempt: number }
   /** Stopped or failed: what is here stays and can be resumed. */
-  | { readonly type: 'cut' };
+  | { readonly type: 'cut'; readonly attempt: number };
 
 export function noDownloads(unavailable: string | null): DownloadState {
   return { unavailable, stored: [], partial: [], lookup: 'none', download: null };
@@ -37,21 +44,36 @@ export function reduceDownloads(state: DownloadState, action: DownloadAction): D
       return { ...state, lookup: action.remote };
     case 'dropped':
       return { ...state, lookup: 'none' };
-    case 'began':
-      return { ...state, lookup: action.remote, download: { remote: action.remote, progress: null } };
+    case 'began': {
+      const { attempt, remote } = action;
+      return { ...state, lookup: remote, download: { attempt, remote, progress: null } };
+    }
     case 'progress':
-      return state.download === null ? state : { ...state, download: { ...state.download, progress: action.progress } };
     case 'stored':
-      return { ...state, lookup: 'none', download: null };
     case 'cut':
-      return { ...state, download: null, lookup: keepBytes(state) };
+      return state.download?.attempt === action.attempt ? reduceDownload(state, state.download, action) : state;
+  }
+}
+
+type OfDownload = Extract<DownloadAction, { readonly type: 'progress' | 'stored' | 'cut' }>;
+
+/** Another model may be looked at by the time that a download ends: that look stays. */
+function reduceDownload(state: DownloadState, download: Download, action: OfDownload): DownloadState {
+  const { lookup } = state;
+  const own = lookup === download.remote;
+  switch (action.type) {
+    case 'progress':
+      return { ...state, download: { ...download, progress: action.progress } };
+    case 'stored':
+      return { ...state, download: null, lookup: own ? 'none' : lookup };
+    case 'cut':
+      return { ...state, download: null, lookup: own ? withBytes(download) : lookup };
   }
 }
 
 /** What a cut download brought counts for the button that resumes it. */
-function keepBytes({ lookup, download }: DownloadState): DownloadState['lookup'] {
-  if (download === null || download.progress === null) return lookup;
-  return { ...download.remote, bytesHere: Math.max(download.remote.bytesHere, download.progress.bytesDone) };
+function withBytes({ remote, progress }: Download): RemoteModel {
+  return progress === null ? remote : { ...remote, bytesHere: Math.max(remote.bytesHere, progress.bytesDone) };
 }
 
 /** Seconds left at the present rate; null when nothing moves. */

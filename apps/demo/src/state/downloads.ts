@@ -21,6 +21,9 @@ export interface Downloads {
 export function createDownloads(store: ModelStore, tell: (thrown: unknown) => void): Downloads {
   const state = signal(noDownloads(store.unavailable));
   let abort: AbortController | null = null;
+  /** Whose answer is still wanted. */
+  let latestLookup: AbortController | null = null;
+  let attempts = 0;
 
   function act(action: DownloadAction): void {
     state.value = reduceDownloads(state.value, action);
@@ -37,15 +40,14 @@ export function createDownloads(store: ModelStore, tell: (thrown: unknown) => vo
   const unsubscribe = store.subscribe(() => void refresh());
   void refresh();
 
-  /** One thing at a time: a new look-up ends the one before. */
-  async function attempt<T>(work: (signal: AbortSignal) => Promise<T>, otherwise: DownloadAction): Promise<T | null> {
+  /** One thing at a time: a new one stops the one before. @returns null when it was stopped or failed, which is told */
+  async function attempt<T>(own: AbortController, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
     abort?.abort();
-    const own = new AbortController();
     abort = own;
     try {
-      return await work(own.signal);
+      const result = await work(own.signal);
+      return own.signal.aborted ? null : result;
     } catch (thrown) {
-      if (abort === own) act(otherwise);
       if (!wasStopped(thrown, own.signal)) tell(thrown);
       return null;
     } finally {
@@ -53,33 +55,40 @@ export function createDownloads(store: ModelStore, tell: (thrown: unknown) => vo
     }
   }
 
-  async function lookUp(source: ModelSource): Promise<void> {
+  async function lookUp(source: ModelSource): Promise<RemoteModel | null> {
     act({ type: 'asking' });
-    const remote = await attempt((signal) => store.inspect(source, signal), { type: 'dropped' });
-    if (remote !== null) act({ type: 'found', remote });
+    const own = new AbortController();
+    latestLookup = own;
+    const remote = await attempt(own, (signal) => store.inspect(source, signal));
+    if (latestLookup === own) act(remote === null ? { type: 'dropped' } : { type: 'found', remote });
+    return remote;
   }
 
   async function download(remote: RemoteModel): Promise<StoredModel | null> {
-    act({ type: 'began', remote });
-    const onProgress = (progress: DownloadProgress): void => act({ type: 'progress', progress });
-    const stored = await attempt((signal) => store.download(remote, { signal, onProgress }), { type: 'cut' });
-    if (stored !== null) act({ type: 'stored' });
+    const number = ++attempts;
+    latestLookup = null;
+    act({ type: 'began', attempt: number, remote });
+    const onProgress = (progress: DownloadProgress): void => act({ type: 'progress', attempt: number, progress });
+    const stored = await attempt(new AbortController(), (signal) => store.download(remote, { signal, onProgress }));
+    act({ type: stored === null ? 'cut' : 'stored', attempt: number });
     await refresh();
     return stored;
   }
 
   return {
     state,
-    lookUp,
+    async lookUp(source) {
+      await lookUp(source);
+    },
     dropLookup() {
       abort?.abort();
+      latestLookup = null;
       act({ type: 'dropped' });
     },
     download,
     async resume(source) {
-      await lookUp(source);
-      const { lookup } = state.value;
-      return typeof lookup === 'string' ? null : download(lookup);
+      const remote = await lookUp(source);
+      return remote === null ? null : download(remote);
     },
     stop: () => abort?.abort(),
     setHubToken: (token) => store.setHubToken(token),

@@ -4,17 +4,20 @@ import type { AppState } from '../state/app-state.ts';
 import type { Downloads } from '../state/downloads.ts';
 import { formatBytes, formatParameters, plural } from '../state/format.ts';
 import { parseModelSource } from '../store/model-source.ts';
-import type { RemoteChoice, RemoteModel } from '../store/store-api.ts';
+import type { RemoteChoice, RemoteModel, StoredModel } from '../store/store-api.ts';
 import { DownloadProgressView } from './download-progress.tsx';
 import { Field } from './field.tsx';
 import { HubToken } from './hub-token.tsx';
 
 export function RemotePanel({ app, downloads }: { readonly app: AppState; readonly downloads: Downloads }) {
   const typed = useSignal('');
+  /** Downloaded while something ran, so that it was not opened. */
+  const arrived = useSignal<StoredModel | null>(null);
   const { unavailable, lookup, download } = downloads.state.value;
 
   function onSubmit(event: Event): void {
     event.preventDefault();
+    arrived.value = null;
     try {
       void downloads.lookUp(parseModelSource(typed.value));
     } catch (thrown) {
@@ -22,8 +25,18 @@ export function RemotePanel({ app, downloads }: { readonly app: AppState; readon
     }
   }
 
-  if (unavailable !== null)
-    return <p class="note is-warn">Models can’t be kept in this browser: {unavailable}. Load one from disk instead.</p>;
+  async function fetchAndLoad(remote: RemoteModel): Promise<void> {
+    arrived.value = null;
+    const stored = await downloads.download(remote);
+    if (stored !== null && !app.openIfIdle({ kind: 'stored', id: stored.id })) arrived.value = stored;
+  }
+
+  function load({ id }: StoredModel): void {
+    arrived.value = null;
+    app.open({ kind: 'stored', id });
+  }
+
+  if (unavailable !== null) return <p class="note is-warn">{unavailable}</p>;
   return (
     <>
       <form class="lookup" onSubmit={onSubmit}>
@@ -51,24 +64,44 @@ export function RemotePanel({ app, downloads }: { readonly app: AppState; readon
         </button>
       </form>
       <HubToken onChange={downloads.setHubToken} />
-      {typeof lookup !== 'string' && <Found app={app} downloads={downloads} remote={lookup} />}
+      {typeof lookup !== 'string' && (
+        <Found app={app} downloads={downloads} remote={lookup} onDownload={() => void fetchAndLoad(lookup)} />
+      )}
+      {arrived.value !== null && <Arrived model={arrived.value} onLoad={load} />}
     </>
   );
 }
 
-function Found(props: { readonly app: AppState; readonly downloads: Downloads; readonly remote: RemoteModel }) {
-  const { app, downloads, remote } = props;
-  const { download } = downloads.state.value;
+function Arrived({ model, onLoad }: { readonly model: StoredModel; readonly onLoad: (model: StoredModel) => void }) {
+  return (
+    <div class="found">
+      <p role="status">
+        <strong>{model.name}</strong> is stored. It was not loaded, because something was running.
+      </p>
+      <div class="actions">
+        <button type="button" onClick={() => onLoad(model)}>
+          Load it now
+        </button>
+      </div>
+    </div>
+  );
+}
 
-  async function fetchAndLoad(): Promise<void> {
-    const stored = await downloads.download(remote);
-    if (stored !== null) app.open({ kind: 'stored', id: stored.id });
-  }
+function Found(props: {
+  readonly app: AppState;
+  readonly downloads: Downloads;
+  readonly remote: RemoteModel;
+  readonly onDownload: () => void;
+}) {
+  const { app, downloads, remote, onDownload } = props;
+  const { download } = downloads.state.value;
 
   return (
     <div class="found">
       <p class="model-name">{remote.name}</p>
-      {remote.choices.length > 0 && <Choices remote={remote} onChoose={(source) => void downloads.lookUp(source)} />}
+      {remote.choices.length > 0 && download === null && (
+        <Choices remote={remote} onChoose={(source) => void downloads.lookUp(source)} />
+      )}
       {remote.files.length > 0 && (
         <RemoteFacts remote={remote} deviceMemoryGiB={app.engine.value.capabilities?.deviceMemoryGiB ?? null} />
       )}
@@ -79,12 +112,7 @@ function Found(props: { readonly app: AppState; readonly downloads: Downloads; r
       ))}
       {download === null ? (
         <div class="actions">
-          <button
-            type="button"
-            class="primary"
-            disabled={remote.files.length === 0}
-            onClick={() => void fetchAndLoad()}
-          >
+          <button type="button" class="primary" disabled={remote.files.length === 0} onClick={onDownload}>
             {remote.bytesHere > 0 ? 'Resume' : 'Download'}
           </button>
           <button type="button" class="quiet" onClick={downloads.dropLookup}>

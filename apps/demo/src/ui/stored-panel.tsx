@@ -14,7 +14,7 @@ interface Props {
 
 export function StoredPanel({ app, downloads }: Props) {
   const { unavailable, stored, partial } = downloads.state.value;
-  if (unavailable !== null) return <p class="note is-warn">Models can’t be kept in this browser: {unavailable}.</p>;
+  if (unavailable !== null) return <p class="note is-warn">{unavailable}</p>;
   if (stored.length + partial.length === 0)
     return <p class="note">None yet. A model that you download stays here, and works without a network.</p>;
   return (
@@ -73,7 +73,8 @@ function Unfinished({ model, app, downloads }: Props & { readonly model: Partial
   const busy = downloads.state.value.download !== null;
   async function resume(): Promise<void> {
     const stored = await downloads.resume(model.source);
-    if (stored !== null) app.open({ kind: 'stored', id: stored.id });
+    // While something runs, it is left in the list, where it can be loaded.
+    if (stored !== null) app.openIfIdle({ kind: 'stored', id: stored.id });
   }
   return (
     <li>
