@@ -2,8 +2,9 @@
  * What the engine worker survives: attention workers that end without a word, GPU devices that are destroyed, WASM dense workers
  * that die. The host runs in this page, so that a test can reach the workers and the device; output is the undisturbed one's.
  */
+import { DeviceError } from '@glinthawk/core';
 import { createWebGpuDense, type DenseBackend, openGpuDevice } from '@glinthawk/dense';
-import { afterEach, beforeAll, expect, it } from 'vitest';
+import { afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type OpenDense, openDenseTier } from './dense-tier.ts';
 import { EngineHost, type EngineHostOptions } from './engine-host.ts';
 import type { TierSettings } from './protocol.ts';
@@ -23,6 +24,14 @@ beforeAll(() => {
     }
   };
 });
+
+type LosableDense = DenseBackend & { lose(): void };
+
+/** The device tells that it is lost when the test says so. */
+function losable(dense: DenseBackend): LosableDense {
+  const { promise: lost, resolve } = Promise.withResolvers<DeviceError>();
+  return Object.assign(dense, { lost, lose: () => resolve(new DeviceError('DEVICE_LOST', 'taken away')) });
+}
 
 const hosts: EngineHost[] = [];
 afterEach(async () => {
@@ -153,6 +162,108 @@ it('an opening that never ends is given up for the next one', async () => {
   host.handle({ type: 'open', model: { kind: 'example' }, tiers: { ...twoTiers, workers: 1 } });
   const ready = await events.next('ready');
   expect(ready.tiers.nodes.length).toBe(1);
+});
+
+describe('a device that is lost and hangs while it is opened again', () => {
+  /** The first device can be lost; the second never comes. */
+  async function hanging(options: Partial<EngineHostOptions> = {}) {
+    const devices: LosableDense[] = [];
+    let opens = 0;
+    const openDense: OpenDense = async (...how) => {
+      if (++opens === 2) await new Promise(() => {});
+      const dense = losable(await openDenseTier(...how));
+      devices.push(dense);
+      return dense;
+    };
+    const { host, events } = await opened({ ...options, openDense }, { ...twoTiers, workers: 1 });
+    host.handle(generateCommand(1, PROMPTS, { maxTokens: 200 }));
+    await events.next('tokens');
+    devices[0]?.lose();
+    await expect.poll(() => opens).toBe(2);
+    return { host, events };
+  }
+
+  it('stop ends the run, and so it does for one that was begun meanwhile', async () => {
+    const { host, events } = await hanging();
+    host.handle(generateCommand(2, ['Once'], { maxTokens: 2 }));
+    for (const run of [1, 2]) {
+      host.handle({ type: 'stop', run });
+      expect(await events.next('ended', (event) => event.run === run)).toMatchObject({ how: 'stopped' });
+    }
+  });
+
+  it('close gives everything back', async () => {
+    const { host, events } = await hanging();
+    host.handle({ type: 'close' });
+    await events.next('closed');
+    expect(events.of('ended')).toMatchObject([{ run: 1, how: 'stopped' }]);
+  });
+
+  for (const what of ['open', 'retier'] as const) {
+    it(`${what} opens another one, and runs go on there`, async () => {
+      const { host, events } = await hanging();
+      const since = events.all.length;
+      host.handle({ type: what, model: { kind: 'example' }, tiers: twoTiers });
+      const ready = await events.next('ready', () => true, since);
+      expect(ready.tiers.nodes.length).toBe(2);
+      host.handle(generateCommand(2, PROMPTS, { maxTokens: TOKENS }));
+      expect(await texts(events, 2)).toEqual(undisturbed);
+    });
+  }
+
+  it('is given up when nothing moves for too long', async () => {
+    const { events } = await hanging({ recoveryStallMs: 300 });
+    const { error } = await events.next('failed');
+    expect(error).toMatchObject({ code: 'DEVICE_LOST' });
+    expect(error.message).toContain('no progress for 0.3 seconds');
+    expect(events.of('ended')).toMatchObject([{ run: 1, how: 'failed', error: { code: 'DEVICE_LOST' } }]);
+  });
+});
+
+it('a dense call that hangs holds up neither stop nor close', async () => {
+  let calls = 0;
+  const openDense: OpenDense = async (...how) => {
+    const dense = await openDenseTier(...how);
+    const plain = dense.createBatch.bind(dense);
+    const createBatch: DenseBackend['createBatch'] = async (options) => {
+      const batch = await plain(options);
+      const advance = batch.advance.bind(batch);
+      return Object.assign(batch, {
+        advance: (layer: number) => (++calls > 40 ? new Promise<void>(() => {}) : advance(layer)),
+      });
+    };
+    return Object.assign(dense, { createBatch });
+  };
+  const { host, events } = await opened({ openDense }, twoTiers);
+  host.handle(generateCommand(1, PROMPTS, { maxTokens: 200 }));
+  await events.next('tokens');
+  await expect.poll(() => calls).toBeGreaterThan(40);
+  host.handle({ type: 'stop', run: 1 });
+  expect(await events.next('ended')).toMatchObject({ run: 1, how: 'stopped' });
+  host.handle({ type: 'close' });
+  await events.next('closed');
+}, 30_000);
+
+it('a failure is the last word, also for whoever asks for other tiers before having heard of it', async () => {
+  const devices: LosableDense[] = [];
+  const openDense: OpenDense = async (...how) => {
+    if (devices.length > 0) throw new DeviceError('NO_DEVICE', 'gone for good');
+    const dense = losable(await openDenseTier(...how));
+    devices.push(dense);
+    return dense;
+  };
+  const { host, events } = await opened({ openDense }, twoTiers);
+  host.handle(generateCommand(1, PROMPTS, { maxTokens: 200 }));
+  await events.next('tokens');
+  devices[0]?.lose();
+  await events.next('ended');
+  host.handle({ type: 'retier', tiers: twoTiers });
+  const { error } = await events.next('failed');
+  expect(error).toMatchObject({ code: 'DEVICE_LOST', message: expect.stringContaining('gone for good') });
+  host.handle({ type: 'retier', tiers: twoTiers });
+  host.handle({ type: 'close' });
+  await expect.poll(() => events.of('closed').length).toBe(1);
+  expect(events.of('failed').length).toBe(1);
 });
 
 it('says what to do when there is no memory', async () => {

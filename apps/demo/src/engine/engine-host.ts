@@ -27,6 +27,7 @@ export interface EngineHostOptions {
   readonly openDense?: OpenDense;
   readonly attendTimeoutMs?: number;
   readonly sharedMemory?: boolean;
+  readonly recoveryStallMs?: number;
 }
 
 interface Run {
@@ -48,6 +49,8 @@ export class EngineHost {
   #opening: ModelChoice | null = null;
   #clock: ReturnType<typeof setInterval> | null = null;
   #ticks = 0;
+  /** `failed` was the last that was said of what is open. */
+  #saidFailed = false;
 
   constructor(options: EngineHostOptions) {
     this.#options = options;
@@ -81,6 +84,7 @@ export class EngineHost {
       case 'close':
         this.#change(null, async () => {
           await this.#closeSession();
+          this.#saidFailed = false;
           this.#send({ type: 'closed' });
         });
         return;
@@ -112,6 +116,7 @@ export class EngineHost {
   #open(choice: ModelChoice, tiers: TierSettings): void {
     this.#change(choice, async (signal) => {
       await this.#closeSession();
+      this.#saidFailed = false;
       signal.throwIfAborted();
       const onProgress = this.#progress(signal);
       const opening = openChosenModel(choice, { signal, onProgress });
@@ -125,6 +130,7 @@ export class EngineHost {
         onFailed: (error) => this.#sessionFailed(session, error),
         ...(this.#options.attendTimeoutMs === undefined ? {} : { attendTimeoutMs: this.#options.attendTimeoutMs }),
         ...(this.#options.sharedMemory === undefined ? {} : { sharedMemory: this.#options.sharedMemory }),
+        ...(this.#options.recoveryStallMs === undefined ? {} : { recoveryStallMs: this.#options.recoveryStallMs }),
       });
       this.#session = session;
       signal.throwIfAborted();
@@ -136,6 +142,8 @@ export class EngineHost {
   #retier(tiers: TierSettings): void {
     this.#change(null, async (signal) => {
       const session = this.#session;
+      // The page asked before it heard of the failure, which it should not take for this one.
+      if (session === null && this.#saidFailed) return;
       if (session === null) throw notOpen();
       await this.#stopRuns(new AbortedError());
       await this.#setTiers(session, tiers, signal);
@@ -164,6 +172,7 @@ export class EngineHost {
       } catch (thrown) {
         if (abort.signal.aborted) return; // whatever came after it says what is open
         await this.#closeSession(asGlinthawkError(thrown));
+        this.#saidFailed = true;
         this.#send({ type: 'failed', error: reportError(thrown) });
       } finally {
         if (this.#changing === abort) {

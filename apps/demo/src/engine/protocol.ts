@@ -66,7 +66,7 @@ export type Command =
   | { readonly type: 'probe' }
   /** Opens a model and its tiers, closing what was open: `progress`…, `described`, then `ready` or `failed`. */
   | { readonly type: 'open'; readonly model: ModelChoice; readonly tiers: TierSettings }
-  /** Other tiers for the model that is open; the dense tier is kept where it is the same. `ready` or `failed`. */
+  /** Other tiers for the model that is open; the dense tier is kept where it is the same. `ready` or `failed`, or nothing after a `failed`. */
   | { readonly type: 'retier'; readonly tiers: TierSettings }
   /** One run of one or more prompts: `tokens`…, `finished` or `requestFailed` for each, then `ended`. */
   | {

@@ -14,12 +14,14 @@ import type { Latency } from './observed-source.ts';
 import type { OnProgress } from './open-files.ts';
 import type { ModelReport, Notice, Sample, TierReport, TierSettings } from './protocol.ts';
 import { RequestFeed } from './request-feed.ts';
-import { abandonable, endsWithin } from './waiting.ts';
+import { abandonable, endsOnceAborted, endsWithin, unlessAborted } from './waiting.ts';
 
 /** A device that is lost again so soon will be lost again. */
 const BETWEEN_RECOVERIES_MS = 30_000;
 /** An engine waits for the dense call under way; one that takes longer than this hangs, and its device is closed instead. */
 const CLOSE_MS = 5_000;
+/** A device that is being opened again and has shown no progress for so long does not come back. */
+const RECOVERY_STALL_MS = 60_000;
 
 export interface SessionOptions {
   readonly latency: Latency;
@@ -31,6 +33,7 @@ export interface SessionOptions {
   readonly onFailed: (error: GlinthawkError) => void;
   readonly attendTimeoutMs?: number;
   readonly sharedMemory?: boolean;
+  readonly recoveryStallMs?: number;
 }
 
 interface Tiers {
@@ -48,10 +51,8 @@ export class Session {
   readonly model: Model;
   readonly #options: SessionOptions;
   #tiers: Tiers | null = null;
-  #recovering: Promise<void> | null = null;
+  #recovery: { readonly abort: AbortController; readonly ended: Promise<void> } | null = null;
   #recoveredAtMs = Number.NEGATIVE_INFINITY;
-  /** Ends a recovery under way. */
-  readonly #closing = new AbortController();
   #failure: GlinthawkError | null = null;
   #closed: Promise<void> | null = null;
 
@@ -66,7 +67,7 @@ export class Session {
    * @throws InputError, CapacityError, DeviceError, ProtocolError, NodeLostError, AbortedError
    */
   async setTiers(settings: TierSettings, signal: AbortSignal): Promise<void> {
-    await this.#recovering;
+    await unlessAborted(this.#abandonRecovery(), signal);
     if (this.#failure !== null) throw this.#failure;
     let dense: DenseBackend | null = null;
     const before = this.#tiers;
@@ -74,7 +75,7 @@ export class Session {
     if (before !== null) {
       const orderly = await endsWithin(before.tier.close(), CLOSE_MS);
       if (orderly && sameDense(before.tier.settings, settings)) dense = before.dense;
-      else await before.dense.close();
+      else await closeDense(before.dense);
     }
     this.#options.latency.ms = settings.latencyMs;
     await this.#openTiers(dense, settings, signal, this.#options.onProgress);
@@ -116,10 +117,10 @@ export class Session {
     const feed = new RequestFeed(requests);
     try {
       for (;;) {
-        const { engine } = (await this.#ready()).tier;
+        const { engine } = (await this.#ready(signal)).tier;
         signal.throwIfAborted();
         try {
-          for await (const event of engine.generate(feed.requests(), { signal })) {
+          for await (const event of stoppable(engine.generate(feed.requests(), { signal }), signal)) {
             if (event.type !== 'token') feed.finished(event.id);
             yield event;
           }
@@ -127,7 +128,7 @@ export class Session {
         } catch (thrown) {
           if (signal.aborted) throw new AbortedError();
           if (feed.failure !== null) throw feed.failure.thrown;
-          await this.#survive(engine, thrown);
+          await this.#survive(engine, thrown, signal);
         }
         onRestart(feed.unfinished);
       }
@@ -144,8 +145,7 @@ export class Session {
 
   async #close(): Promise<void> {
     this.#failure ??= new AbortedError('the model was closed');
-    this.#closing.abort(this.#failure);
-    await this.#recovering;
+    await this.#abandonRecovery();
     const tiers = this.#tiers;
     this.#tiers = null;
     if (tiers !== null) await closeTiers(tiers);
@@ -157,8 +157,9 @@ export class Session {
     throw this.#failure ?? new InputError('NOT_OPEN', 'no tiers are open');
   }
 
-  async #ready(): Promise<Tiers> {
-    await this.#recovering;
+  /** A device may hang while it is opened again: whoever waits for it can be stopped. */
+  async #ready(signal: AbortSignal): Promise<Tiers> {
+    if (this.#recovery !== null) await unlessAborted(this.#recovery.ended, signal);
     return this.#opened();
   }
 
@@ -185,38 +186,45 @@ export class Session {
       const tier = await abandonable(connecting, signal, (late) => late.close());
       this.#tiers = { dense, tier };
     } catch (thrown) {
-      await dense.close();
+      await closeDense(dense);
       throw thrown;
     }
+    if (kept !== null) return; // it is watched already
     dense.lost.then((error) => {
-      if (this.#tiers?.dense === dense) void this.#recover(error);
+      if (this.#tiers?.dense === dense) this.#recover(error);
     });
   }
 
   /** After an engine threw: resolves when there is another one to go on with. @throws what the session failed with */
-  async #survive(engine: EngineApi, thrown: unknown): Promise<void> {
+  async #survive(engine: EngineApi, thrown: unknown, signal: AbortSignal): Promise<void> {
     const error = asGlinthawkError(thrown);
     // Another run, or the device itself, may have been first to tell.
     if (this.#tiers?.tier.engine === engine && this.#failure === null) {
-      if (error instanceof DeviceError) await this.#recover(error);
+      if (error instanceof DeviceError) this.#recover(error);
       else this.#fail(error);
     }
-    await this.#recovering;
+    if (this.#recovery !== null) await unlessAborted(this.#recovery.ended, signal);
     if (this.#failure !== null) throw this.#failure;
   }
 
-  #recover(error: DeviceError): Promise<void> {
-    if (this.#recovering !== null) return this.#recovering;
-    if (this.#failure !== null) return Promise.resolve();
-    const recovering = this.#reopen(error).finally(() => {
-      this.#recovering = null;
+  #recover(error: DeviceError): void {
+    if (this.#recovery !== null || this.#failure !== null) return;
+    const abort = new AbortController();
+    const ended = this.#reopen(error, abort).finally(() => {
+      this.#recovery = null;
     });
-    this.#recovering = recovering;
-    return recovering;
+    this.#recovery = { abort, ended };
+  }
+
+  /** Never rejects. What is opened late is closed. */
+  async #abandonRecovery(): Promise<void> {
+    if (this.#recovery === null) return;
+    this.#recovery.abort.abort(new AbortedError('the tiers are not wanted any more'));
+    await this.#recovery.ended;
   }
 
   /** Never rejects. */
-  async #reopen(error: DeviceError): Promise<void> {
+  async #reopen(error: DeviceError, abort: AbortController): Promise<void> {
     const before = this.#opened();
     const { settings } = before.tier;
     this.#tiers = null;
@@ -230,17 +238,34 @@ export class Session {
     }
     try {
       await closeTiers(before);
+      abort.signal.throwIfAborted();
       if (tooSoon) throw error;
       this.#recoveredAtMs = performance.now();
-      await this.#openTiers(null, settings, this.#closing.signal, () => {});
+      await this.#openWatched(settings, abort);
       this.#recoveredAtMs = performance.now();
       this.#options.onNotice({ level: 'info', text: `The ${what} is back.` });
     } catch (thrown) {
-      if (this.#closing.signal.aborted) return;
+      if (abort.signal.reason instanceof AbortedError) return;
       const cause = asGlinthawkError(thrown);
       this.#fail(
         new DeviceError('DEVICE_LOST', `the ${what} was lost and did not come back: ${cause.message}`, { cause }),
       );
+    }
+  }
+
+  /** Opens the tiers anew. @throws DeviceError when nothing moves for too long, and as #openTiers() */
+  async #openWatched(settings: TierSettings, abort: AbortController): Promise<void> {
+    const stallMs = this.#options.recoveryStallMs ?? RECOVERY_STALL_MS;
+    const giveUp = () =>
+      abort.abort(new DeviceError('DEVICE_STALLED', `opening it showed no progress for ${stallMs / 1000} seconds`));
+    let stall = setTimeout(giveUp, stallMs);
+    try {
+      await this.#openTiers(null, settings, abort.signal, () => {
+        clearTimeout(stall);
+        stall = setTimeout(giveUp, stallMs);
+      });
+    } finally {
+      clearTimeout(stall);
     }
   }
 
@@ -251,7 +276,29 @@ export class Session {
   }
 }
 
+/** What the engine gives. Stopped, it waits for the calls under way to end; one that hangs must not hold up what is asked for next. */
+async function* stoppable<T>(events: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+  const iterator = events[Symbol.asyncIterator]();
+  let atRest = false;
+  try {
+    for (;;) {
+      const next = await endsOnceAborted(iterator.next(), signal, CLOSE_MS);
+      if (next.done) return;
+      atRest = true;
+      yield next.value;
+      atRest = false;
+    }
+  } finally {
+    if (atRest && iterator.return !== undefined) await endsWithin(iterator.return(), CLOSE_MS);
+  }
+}
+
 async function closeTiers({ tier, dense }: Tiers): Promise<void> {
   await endsWithin(tier.close(), CLOSE_MS);
+  await closeDense(dense);
+}
+
+/** A device that hangs must not keep what comes after it waiting. */
+async function closeDense(dense: DenseBackend): Promise<void> {
   await endsWithin(dense.close(), CLOSE_MS);
 }
