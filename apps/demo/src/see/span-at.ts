@@ -1,19 +1,19 @@
 /** Which span lies under a point of the timeline, and what a span is in words. */
 import { SpanField, SpanKind } from '../engine/span.ts';
-import type { Lane } from './lanes.ts';
 import type { SpanRing } from './span-ring.ts';
+import type { TimelineRow } from './timeline-rows.ts';
 
 /** Spans arrive as they end, and none lasts longer than this as far as looking for one goes. */
 const LONGEST_SPAN_MS = 5_000;
 
-/** Whether a span is drawn in a lane, and over which time. */
+/** Whether a span is drawn in a row, and over which time. */
 export function extentIn(
-  lane: Lane,
+  row: TimelineRow,
   spans: SpanRing,
   number: number,
 ): { readonly from: number; readonly to: number } | null {
   const attention = spans.field(number, SpanField.kind) === SpanKind.attention;
-  switch (lane.kind) {
+  switch (row.kind) {
     case 'queue':
       return attention ? null : { from: spans.field(number, SpanField.sent), to: spans.field(number, SpanField.began) };
     case 'dense':
@@ -21,22 +21,22 @@ export function extentIn(
         ? null
         : { from: spans.field(number, SpanField.began), to: spans.field(number, SpanField.ended) };
     case 'node':
-      if (!attention || spans.field(number, SpanField.node) !== lane.node) return null;
+      if (!attention || spans.field(number, SpanField.node) !== row.node) return null;
       return { from: spans.field(number, SpanField.sent), to: spans.field(number, SpanField.back) };
     case 'hiding':
       return null;
     default:
-      return lane.kind satisfies never;
+      return row.kind satisfies never;
   }
 }
 
 /**
- * The number of the span at `atMs` in a lane (on a track, where the lane has several), the nearest within `toleranceMs`; null
+ * The number of the span at `atMs` in a row (on a track, where the row has several), the nearest within `toleranceMs`; null
  * when there is none.
  */
 export function spanAt(
   spans: SpanRing,
-  lane: Lane,
+  row: TimelineRow,
   atMs: number,
   { track, toleranceMs }: { readonly track: number | null; readonly toleranceMs: number },
 ): number | null {
@@ -44,8 +44,8 @@ export function spanAt(
   let bestDistance = toleranceMs;
   for (let number = spans.end - 1; number >= spans.first; number--) {
     if (spans.field(number, SpanField.back) < atMs - LONGEST_SPAN_MS) break;
-    if (track !== null && spans.field(number, SpanField.microBatch) % lane.tracks !== track) continue;
-    const extent = extentIn(lane, spans, number);
+    if (track !== null && spans.field(number, SpanField.microBatch) % row.tracks !== track) continue;
+    const extent = extentIn(row, spans, number);
     if (extent === null) continue;
     const distance = Math.max(0, extent.from - atMs, atMs - extent.to);
     if (distance > bestDistance || (distance === bestDistance && best !== null)) continue;
@@ -56,12 +56,12 @@ export function spanAt(
   return best;
 }
 
-/** The next span of a lane in time, or the one before it. */
-export function neighbour(spans: SpanRing, lane: Lane, atMs: number, direction: 1 | -1): number | null {
+/** The next span of a row in time, or the one before it. */
+export function neighbour(spans: SpanRing, row: TimelineRow, atMs: number, direction: 1 | -1): number | null {
   let best: number | null = null;
   let bestDistance = Number.POSITIVE_INFINITY;
   for (let number = spans.first; number < spans.end; number++) {
-    const extent = extentIn(lane, spans, number);
+    const extent = extentIn(row, spans, number);
     if (extent === null || extent.to <= extent.from) continue;
     const distance = (middle(extent) - atMs) * direction;
     if (distance > 1e-6 && distance < bestDistance) {

@@ -1,11 +1,11 @@
 /**
- * Draws spans into a canvas context: waiting hatched, work solid, travel pale. It knows lanes, colours and a mapping of time to
+ * Draws spans into a canvas context: waiting hatched, work solid, travel pale. It knows rows, colours and a mapping of time to
  * x; nothing of scrolling, the DOM, or where spans come from but the ring.
  */
 import { SpanField, SpanKind } from '../engine/span.ts';
-import { type Lane, trackOf } from './lanes.ts';
 import { microBatchColour, type Scheme, TRAVEL_OPACITY } from './palette.ts';
 import type { SpanRing } from './span-ring.ts';
+import { type TimelineRow, trackOf } from './timeline-rows.ts';
 
 /** What is drawn on: a canvas's context, or a test's record of calls. */
 export type Surface = Pick<CanvasRenderingContext2D, 'fillRect' | 'fillStyle' | 'globalAlpha' | 'clearRect'>;
@@ -22,19 +22,19 @@ const LEAST_WIDTH = 0.4;
 export class SpanPainter {
   readonly #surface: Surface;
   readonly #paint: Paint;
-  readonly #queue: Lane | undefined;
-  readonly #dense: Lane | undefined;
-  readonly #nodes: readonly Lane[];
+  readonly #queue: TimelineRow | undefined;
+  readonly #dense: TimelineRow | undefined;
+  readonly #nodes: readonly TimelineRow[];
   readonly #scale: number;
 
   /** @param scale canvas pixels a CSS pixel */
-  constructor(surface: Surface, lanes: readonly Lane[], paint: Paint, scale: number) {
+  constructor(surface: Surface, rows: readonly TimelineRow[], paint: Paint, scale: number) {
     this.#surface = surface;
     this.#paint = paint;
     this.#scale = scale;
-    this.#queue = lanes.find((lane) => lane.kind === 'queue');
-    this.#dense = lanes.find((lane) => lane.kind === 'dense');
-    this.#nodes = lanes.filter((lane) => lane.kind === 'node');
+    this.#queue = rows.find((row) => row.kind === 'queue');
+    this.#dense = rows.find((row) => row.kind === 'dense');
+    this.#nodes = rows.filter((row) => row.kind === 'node');
   }
 
   /** @param x canvas pixels of a time; what lies outside [0, width] is left out */
@@ -65,8 +65,8 @@ export class SpanPainter {
   }
 
   #paintAttention(spans: SpanRing, number: number, x: (ms: number) => number): void {
-    const lane = this.#nodes[spans.field(number, SpanField.node)];
-    if (lane === undefined) return;
+    const row = this.#nodes[spans.field(number, SpanField.node)];
+    if (row === undefined) return;
     const microBatch = spans.field(number, SpanField.microBatch);
     const sent = x(spans.field(number, SpanField.sent));
     const began = x(spans.field(number, SpanField.began));
@@ -75,15 +75,15 @@ export class SpanPainter {
     const surface = this.#surface;
     surface.fillStyle = microBatchColour(microBatch, this.#paint.scheme);
     surface.globalAlpha = TRAVEL_OPACITY[this.#paint.scheme];
-    if (began - sent > 0.2) this.#rect(lane, microBatch, sent, began, 0.25);
-    if (back - ended > 0.2) this.#rect(lane, microBatch, ended, back, 0.25);
+    if (began - sent > 0.2) this.#rect(row, microBatch, sent, began, 0.25);
+    if (back - ended > 0.2) this.#rect(row, microBatch, ended, back, 0.25);
     surface.globalAlpha = 1;
-    this.#rect(lane, microBatch, began, ended, 0);
+    this.#rect(row, microBatch, began, ended, 0);
   }
 
   /** @param inset share of the track's height left free above and below */
-  #rect(lane: Lane, microBatch: number, from: number, to: number, inset: number): void {
-    const { top, height } = trackOf(lane, microBatch);
+  #rect(row: TimelineRow, microBatch: number, from: number, to: number, inset: number): void {
+    const { top, height } = trackOf(row, microBatch);
     const gap = height >= 4 ? Math.max(inset * height, 0.5) : inset * height;
     const scale = this.#scale;
     this.#surface.fillRect(from, (top + gap) * scale, Math.max(LEAST_WIDTH, to - from), (height - 2 * gap) * scale);

@@ -1,8 +1,8 @@
-/** What is written around the timeline's canvas: a line over each lane, and its figures as a table for who doesn't see it. */
+/** What is written around the timeline's canvas: a line over each row, and its figures as a table for who doesn't see it. */
 import { useSignal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
-import type { Lane } from './lanes.ts';
 import type { SampleLog } from './sample-log.ts';
+import type { TimelineRow } from './timeline-rows.ts';
 import { figuresOver, percent, type TimelineFigures } from './timeline-summary.ts';
 import type { Shown } from './timeline-view.ts';
 
@@ -17,13 +17,13 @@ export function TimelineCaptions({ shown, figures, oneTier, nodeName }: Timeline
   if (shown === null) return null;
   return (
     <div class="see-captions">
-      {shown.lanes.map((lane) => {
-        const { name, figure } = captionOf(lane, figures, oneTier, nodeName);
+      {shown.rows.map((row) => {
+        const { name, figure } = captionOf(row, figures, oneTier, nodeName);
         return (
           <p
-            key={`${lane.kind}${lane.node}`}
-            class={`see-caption see-caption-${lane.kind}`}
-            style={{ top: `${lane.labelTop}px` }}
+            key={`${row.kind}${row.node}`}
+            class={`see-caption see-caption-${row.kind}`}
+            style={{ top: `${row.labelTop}px` }}
           >
             <span>{name}</span>
             <b>{figure}</b>
@@ -36,12 +36,12 @@ export function TimelineCaptions({ shown, figures, oneTier, nodeName }: Timeline
 }
 
 function captionOf(
-  lane: Lane,
+  row: TimelineRow,
   figures: TimelineFigures | null,
   oneTier: boolean,
   nodeName: (node: number) => string,
 ): { readonly name: string; readonly figure: string } {
-  switch (lane.kind) {
+  switch (row.kind) {
     case 'queue':
       return { name: 'Waiting for the dense tier', figure: '' };
     case 'dense':
@@ -56,11 +56,11 @@ function captionOf(
     }
     case 'node':
       return {
-        name: oneTier ? 'Attention, in the same place' : `Attention · ${nodeName(lane.node)}`,
-        figure: figures === null ? '' : `computing ${percent(figures.nodeShares[lane.node] ?? 0)}`,
+        name: oneTier ? 'Attention, in the same place' : `Attention · ${nodeName(row.node)}`,
+        figure: figures === null ? '' : `computing ${percent(figures.nodeShares[row.node] ?? 0)}`,
       };
     default:
-      return lane.kind satisfies never;
+      return row.kind satisfies never;
   }
 }
 

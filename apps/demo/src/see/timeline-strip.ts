@@ -3,11 +3,12 @@
  * once, when it arrives; a frame of the live view then copies two pieces, whatever the number of spans. What can't be continued
  * (another zoom, size, theme or place in time) is drawn anew.
  */
-import type { Lane } from './lanes.ts';
+
 import { microBatchColour } from './palette.ts';
 import type { SampleLog } from './sample-log.ts';
 import { SpanPainter } from './span-painter.ts';
 import type { Theme } from './theme.ts';
+import type { TimelineRow } from './timeline-rows.ts';
 
 /** Drawn ahead of the view, which lags behind the newest sample. */
 const AHEAD_MS = 700;
@@ -16,7 +17,7 @@ const HIDING_SETTLES_MS = 600;
 const MOST_WIDTH = 12_000;
 
 export interface StripShape {
-  readonly lanes: readonly Lane[];
+  readonly rows: readonly TimelineRow[];
   /** CSS pixels. */
   readonly width: number;
   readonly height: number;
@@ -47,7 +48,7 @@ export class TimelineStrip {
 
   /** Must be called before anything else, and when something of it changed; forgets what was drawn. */
   reshape(shape: StripShape): void {
-    const { width, height, scale, windowMs, theme, lanes } = shape;
+    const { width, height, scale, windowMs, theme, rows } = shape;
     this.#shape = shape;
     this.#pixelsPerMs = (width * scale) / windowMs;
     this.#canvas.width = Math.min(MOST_WIDTH, Math.ceil((windowMs + AHEAD_MS) * this.#pixelsPerMs));
@@ -59,7 +60,7 @@ export class TimelineStrip {
       hatches.set(colour, pattern);
       return pattern;
     };
-    this.#painter = new SpanPainter(this.#context, lanes, { scheme: theme.scheme, hatch }, scale);
+    this.#painter = new SpanPainter(this.#context, rows, { scheme: theme.scheme, hatch }, scale);
     this.#epoch = -1;
   }
 
@@ -125,10 +126,10 @@ export class TimelineStrip {
   }
 
   #drawHiding(log: SampleLog, from: number, to: number): void {
-    const lane = this.#shape?.lanes.find(({ kind }) => kind === 'hiding');
-    if (lane === undefined || this.#shape === null) return;
+    const row = this.#shape?.rows.find(({ kind }) => kind === 'hiding');
+    if (row === undefined || this.#shape === null) return;
     const { scale, theme } = this.#shape;
-    const [top, height] = [lane.top * scale, lane.height * scale];
+    const [top, height] = [row.top * scale, row.height * scale];
     this.#pieces(this.#position(from), this.#position(to), (x, w) => this.#context.clearRect(x, top, w, height));
     log.hiding(from, to, (start, end, hidden) => {
       this.#context.fillStyle = hidden ? theme.colours.good : theme.colours.bad;

@@ -2,10 +2,11 @@
  * The timeline's canvas, driven: size, theme, visibility, the time that is in view, and frames while they change anything. Where a
  * visitor prefers less motion, it moves on once a second instead of scrolling.
  */
-import { type Lane, type Lanes, laneAt, layoutLanes } from './lanes.ts';
+
 import type { SampleLog } from './sample-log.ts';
 import { spanAt } from './span-at.ts';
 import { readTheme, type Theme, watchTheme } from './theme.ts';
+import { layoutTimeline, type TimelineRow, type TimelineRows, timelineRowAt } from './timeline-rows.ts';
 import { TimelineStrip } from './timeline-strip.ts';
 
 export const SHORTEST_WINDOW_MS = 250;
@@ -18,7 +19,7 @@ const STEP_WITH_LESS_MOTION_MS = 1_000;
 const TOLERANCE_PIXELS = 4;
 
 /** What is on screen now, for what stands around the canvas. */
-export interface Shown extends Lanes {
+export interface Shown extends TimelineRows {
   readonly width: number;
 }
 
@@ -31,7 +32,7 @@ export class TimelineView {
   readonly #undo: (() => void)[] = [];
   readonly #lessMotion = matchMedia('(prefers-reduced-motion: reduce)');
   #theme: Theme;
-  #shown: Shown = { ...layoutLanes(1, 1), width: 0 };
+  #shown: Shown = { ...layoutTimeline(1, 1), width: 0 };
   /** As the observer told it: asking the element would have the page laid out in every frame. */
   #width = 0;
   #windowMs = FIRST_WINDOW_MS;
@@ -69,8 +70,8 @@ export class TimelineView {
     this.#restyle();
   }
 
-  get lanes(): readonly Lane[] {
-    return this.#shown.lanes;
+  get rows(): readonly TimelineRow[] {
+    return this.#shown.rows;
   }
 
   /** The worker's time in view; null before the first sample. */
@@ -120,12 +121,12 @@ export class TimelineView {
   hit(clientX: number, clientY: number): { readonly number: number; readonly x: number; readonly y: number } | null {
     const box = this.#canvas.getBoundingClientRect();
     const [x, y] = [clientX - box.left, clientY - box.top];
-    const lane = laneAt(this.#shown.lanes, y);
+    const row = timelineRowAt(this.#shown.rows, y);
     const range = this.range();
-    if (lane === null || range === null || y < lane.top) return null;
-    const track = lane.tracks === 1 ? null : Math.floor(((y - lane.top) / lane.height) * lane.tracks);
+    if (row === null || range === null || y < row.top) return null;
+    const track = row.tracks === 1 ? null : Math.floor(((y - row.top) / row.height) * row.tracks);
     const toleranceMs = this.msOf(TOLERANCE_PIXELS);
-    const number = spanAt(this.#log.spans, lane, range.from + this.msOf(x), { track, toleranceMs });
+    const number = spanAt(this.#log.spans, row, range.from + this.msOf(x), { track, toleranceMs });
     return number === null ? null : { number, x, y };
   }
 
@@ -187,24 +188,24 @@ export class TimelineView {
     return Math.max(last, lastAway) > end - this.#windowMs;
   }
 
-  /** Lanes as many as there are nodes, canvas as large as its place. */
+  /** Rows as many as there are nodes, canvas as large as its place. */
   #fit(): void {
     const width = this.#width;
-    const lanes = layoutLanes(Math.max(1, this.#log.nodes.length), Math.max(1, this.#log.microBatches));
+    const layout = layoutTimeline(Math.max(1, this.#log.nodes.length), Math.max(1, this.#log.microBatches));
     const same =
-      lanes.height === this.#shown.height &&
-      lanes.lanes.length === this.#shown.lanes.length &&
-      lanes.lanes[0]?.tracks === this.#shown.lanes[0]?.tracks &&
+      layout.height === this.#shown.height &&
+      layout.rows.length === this.#shown.rows.length &&
+      layout.rows[0]?.tracks === this.#shown.rows[0]?.tracks &&
       width === this.#shown.width;
     if (same && !this.#stale) return;
     this.#stale = false;
     const scale = Math.min(3, devicePixelRatio || 1);
-    this.#shown = { ...lanes, width };
+    this.#shown = { ...layout, width };
     this.#canvas.width = Math.round(width * scale);
-    this.#canvas.height = Math.round(lanes.height * scale);
+    this.#canvas.height = Math.round(layout.height * scale);
     this.#canvas.style.width = `${width}px`;
-    this.#canvas.style.height = `${lanes.height}px`;
-    const shape = { lanes: lanes.lanes, width: Math.max(1, width), height: lanes.height, scale };
+    this.#canvas.style.height = `${layout.height}px`;
+    const shape = { rows: layout.rows, width: Math.max(1, width), height: layout.height, scale };
     this.#strip.reshape({ ...shape, windowMs: this.#windowMs, theme: this.#theme });
     this.#drawnEnd = Number.NaN;
     this.#onShown(this.#shown);
@@ -215,7 +216,7 @@ export class TimelineView {
     const scale = this.#canvas.width / Math.max(1, this.#shown.width);
     context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     context.fillStyle = this.#theme.colours.sunken;
-    for (const { top, height } of this.#shown.lanes)
+    for (const { top, height } of this.#shown.rows)
       context.fillRect(0, top * scale, this.#canvas.width, height * scale);
     this.#drawGrid(scale);
   }
@@ -228,7 +229,7 @@ export class TimelineView {
     this.#context.fillStyle = this.#theme.colours.line;
     for (let at = Math.ceil(range.from / step) * step; at <= range.to; at += step) {
       const x = Math.round(this.xOf(at) * scale);
-      for (const { top, height } of this.#shown.lanes) this.#context.fillRect(x, top * scale, 1, height * scale);
+      for (const { top, height } of this.#shown.rows) this.#context.fillRect(x, top * scale, 1, height * scale);
     }
   }
 }

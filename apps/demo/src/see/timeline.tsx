@@ -6,10 +6,10 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { SpanField } from '../engine/span.ts';
-import type { Lane } from './lanes.ts';
 import type { SampleLog } from './sample-log.ts';
 import { describeSpan, extentIn, middle, neighbour } from './span-at.ts';
 import { TimelineCaptions, TimelineTable } from './timeline-captions.tsx';
+import type { TimelineRow } from './timeline-rows.ts';
 import { describeTimeline, figuresOver, type TimelineFigures } from './timeline-summary.ts';
 import {
   FIRST_WINDOW_MS,
@@ -42,7 +42,7 @@ interface Tip {
 export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const viewRef = useRef<TimelineView | null>(null);
-  const chosen = useRef<{ lane: number; number: number | null }>({ lane: 1, number: null });
+  const chosen = useRef<{ row: number; number: number | null }>({ row: 1, number: null });
   const windowMs = useSignal(FIRST_WINDOW_MS);
   const paused = useSignal(false);
   const shown = useSignal<Shown | null>(null);
@@ -98,24 +98,24 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
     const { title, lines } = describeSpan(log.spans, number, nodeName);
     tip.value = { x, y, title, lines, spoken };
   };
-  const choose = (lane: Lane, number: number | null) => {
+  const choose = (row: TimelineRow, number: number | null) => {
     const view = viewRef.current;
     if (view === null) return;
     chosen.current.number = number;
-    const extent = number === null ? null : extentIn(lane, log.spans, number);
+    const extent = number === null ? null : extentIn(row, log.spans, number);
     if (number === null || extent === null) {
       tip.value = null;
       return;
     }
     view.reveal(middle(extent));
-    showSpan(number, view.xOf(middle(extent)), lane.top, true);
+    showSpan(number, view.xOf(middle(extent)), row.top, true);
   };
 
   const onKey = (event: KeyboardEvent) => {
     const view = viewRef.current;
     if (view === null || event.ctrlKey || event.metaKey || event.altKey) return;
-    const lanes = view.lanes.filter(({ kind }) => kind !== 'hiding');
-    const lane = lanes[chosen.current.lane % Math.max(1, lanes.length)];
+    const rows = view.rows.filter(({ kind }) => kind !== 'hiding');
+    const row = rows[chosen.current.row % Math.max(1, rows.length)];
     const range = view.range();
     switch (event.key) {
       case ' ':
@@ -136,21 +136,21 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
           view.pan((direction * windowMs.value) / 4);
           break;
         }
-        if (lane === undefined || range === null) break;
+        if (row === undefined || range === null) break;
         const { number } = chosen.current;
-        const extent = number === null || number < log.spans.first ? null : extentIn(lane, log.spans, number);
+        const extent = number === null || number < log.spans.first ? null : extentIn(row, log.spans, number);
         choose(
-          lane,
-          neighbour(log.spans, lane, extent === null ? (range.from + range.to) / 2 : middle(extent), direction),
+          row,
+          neighbour(log.spans, row, extent === null ? (range.from + range.to) / 2 : middle(extent), direction),
         );
         break;
       }
       case 'ArrowUp':
       case 'ArrowDown': {
         pause(true);
-        const step = event.key === 'ArrowUp' ? lanes.length - 1 : 1;
-        chosen.current.lane = (chosen.current.lane + step) % Math.max(1, lanes.length);
-        const next = lanes[chosen.current.lane];
+        const step = event.key === 'ArrowUp' ? rows.length - 1 : 1;
+        chosen.current.row = (chosen.current.row + step) % Math.max(1, rows.length);
+        const next = rows[chosen.current.row];
         const { number } = chosen.current;
         const at =
           number === null ? ((range?.from ?? 0) + (range?.to ?? 0)) / 2 : log.spans.field(number, SpanField.began);

@@ -1,37 +1,37 @@
 import { expect, test } from 'vitest';
-import { laneAt, layoutLanes, MOST_NODE_LANES, trackOf } from './lanes.ts';
 import { attention, dense, spansOf } from './sample.fixture.ts';
 import { describeSpan, extentIn, neighbour, spanAt } from './span-at.ts';
 import { SpanPainter, type Surface } from './span-painter.ts';
 import { SpanRing } from './span-ring.ts';
+import { layoutTimeline, MOST_NODE_ROWS, timelineRowAt, trackOf } from './timeline-rows.ts';
 
-test('lanes follow each other without overlap, whatever their number', () => {
+test('timeline rows follow each other without overlap, whatever their number', () => {
   for (const nodes of [0, 1, 3, 12, 40]) {
     for (const microBatches of [0, 1, 24, 32]) {
-      const { lanes, height, nodesLeftOut } = layoutLanes(nodes, microBatches);
+      const { rows, height, nodesLeftOut } = layoutTimeline(nodes, microBatches);
       let end = 0;
-      for (const lane of lanes) {
-        expect(lane.labelTop).toBeGreaterThanOrEqual(end);
-        expect(lane.height).toBeGreaterThan(0);
-        end = lane.top + lane.height;
+      for (const row of rows) {
+        expect(row.labelTop).toBeGreaterThanOrEqual(end);
+        expect(row.height).toBeGreaterThan(0);
+        end = row.top + row.height;
       }
       expect(height).toBeCloseTo(end);
       expect(height).toBeLessThan(760);
-      expect(nodesLeftOut).toBe(Math.max(0, nodes - MOST_NODE_LANES));
+      expect(nodesLeftOut).toBe(Math.max(0, nodes - MOST_NODE_ROWS));
     }
   }
 });
 
-test('each micro-batch has a track of its own within its lane', () => {
-  const { lanes } = layoutLanes(1, 8);
-  const lane = lanes.find(({ kind }) => kind === 'node');
-  if (lane === undefined) throw new Error('no lane');
-  const tracks = Array.from({ length: 8 }, (_, i) => trackOf(lane, i));
+test('each micro-batch has a track of its own within its row', () => {
+  const { rows } = layoutTimeline(1, 8);
+  const row = rows.find(({ kind }) => kind === 'node');
+  if (row === undefined) throw new Error('no row');
+  const tracks = Array.from({ length: 8 }, (_, i) => trackOf(row, i));
   for (const [i, track] of tracks.entries()) {
-    expect(track.top).toBeCloseTo(lane.top + i * track.height);
-    expect(laneAt(lanes, track.top + track.height / 2)).toBe(lane);
+    expect(track.top).toBeCloseTo(row.top + i * track.height);
+    expect(timelineRowAt(rows, track.top + track.height / 2)).toBe(row);
   }
-  expect(laneAt(lanes, -5)).toBeNull();
+  expect(timelineRowAt(rows, -5)).toBeNull();
 });
 
 function ring(): SpanRing {
@@ -42,19 +42,19 @@ function ring(): SpanRing {
   return made;
 }
 
-const { lanes } = layoutLanes(2, 2);
-const [queue, denseLane, , first, second] = lanes;
+const { rows } = layoutTimeline(2, 2);
+const [queue, denseRow, , first, second] = rows;
 
 test('a span is found where it is drawn', () => {
-  if (queue === undefined || denseLane === undefined || first === undefined || second === undefined)
-    throw new Error('lanes');
+  if (queue === undefined || denseRow === undefined || first === undefined || second === undefined)
+    throw new Error('rows');
   const spans = ring();
-  const at = (lane: typeof queue, ms: number, track: number | null = null) =>
-    spanAt(spans, lane, ms, { track, toleranceMs: 0.5 });
-  expect(at(denseLane, 4)).toBe(0);
-  expect(at(denseLane, 7)).toBe(2);
-  expect(at(denseLane, 8.4)).toBe(2); // within the tolerance
-  expect(at(denseLane, 9)).toBeNull();
+  const at = (row: typeof queue, ms: number, track: number | null = null) =>
+    spanAt(spans, row, ms, { track, toleranceMs: 0.5 });
+  expect(at(denseRow, 4)).toBe(0);
+  expect(at(denseRow, 7)).toBe(2);
+  expect(at(denseRow, 8.4)).toBe(2); // within the tolerance
+  expect(at(denseRow, 9)).toBeNull();
   expect(at(queue, 1.5, 0)).toBe(0);
   expect(at(queue, 1.5, 1)).toBe(2);
   expect(at(first, 7)).toBe(1);
@@ -63,12 +63,12 @@ test('a span is found where it is drawn', () => {
   expect(extentIn(first, spans, 3)).toBeNull();
 });
 
-test('arrow keys go from span to span of a lane', () => {
-  if (denseLane === undefined) throw new Error('lanes');
+test('arrow keys go from span to span of a row', () => {
+  if (denseRow === undefined) throw new Error('rows');
   const spans = ring();
-  expect(neighbour(spans, denseLane, 4, 1)).toBe(2);
-  expect(neighbour(spans, denseLane, 7, -1)).toBe(0);
-  expect(neighbour(spans, denseLane, 7, 1)).toBeNull();
+  expect(neighbour(spans, denseRow, 4, 1)).toBe(2);
+  expect(neighbour(spans, denseRow, 7, -1)).toBe(0);
+  expect(neighbour(spans, denseRow, 7, 1)).toBeNull();
 });
 
 test('a span says what it is in words', () => {
@@ -94,7 +94,7 @@ test('a dense call is drawn waiting and working, an attend as way there, work an
       drawn.push({ x, width, style: surface.fillStyle, alpha: surface.globalAlpha });
     },
   };
-  const painter = new SpanPainter(surface, lanes, { scheme: 'light', hatch: () => 'hatched' }, 1);
+  const painter = new SpanPainter(surface, rows, { scheme: 'light', hatch: () => 'hatched' }, 1);
   painter.paint(ring(), 0, 2, (ms) => ms * 10, 1000);
   expect(drawn.map(({ x, width }) => [x, width])).toEqual([
     [0, 20],
