@@ -1,6 +1,6 @@
 /**
  * Test projects: `node` runs everything beside the code and under test/ in Node (Dawn for WebGPU); `browser` runs the kernel
- * cases and goldens of test/ in Chromium, driven by Playwright.
+ * cases and goldens of test/ in Chromium, driven by Playwright; `quiet`, after both, what the clock is looked at for.
  */
 import { resolve } from 'node:path';
 import { playwright } from '@vitest/browser-playwright';
@@ -10,6 +10,9 @@ const isolation = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-E
 const chromium = process.env.GLINTHAWK_CHROMIUM;
 const modelsRoot = resolve(process.env.GLINTHAWK_MODELS ?? '../shared/models');
 
+/** Alone on the machine as far as that can be had. */
+const quiet = 'test/demo/responsiveness.test.ts';
+
 export default defineConfig({
   test: {
     projects: [
@@ -18,8 +21,18 @@ export default defineConfig({
           name: 'node',
           environment: 'node',
           include: ['packages/*/src/**/*.test.ts', 'apps/*/src/**/*.test.ts', 'test/**/*.test.ts'],
-          exclude: ['**/node_modules/**', '**/dist/**', '**/*.browser.test.ts'],
+          exclude: ['**/node_modules/**', '**/dist/**', '**/*.browser.test.ts', quiet],
           pool: 'forks',
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        test: {
+          name: 'quiet',
+          environment: 'node',
+          include: [quiet],
+          sequence: { groupOrder: 1 },
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
