@@ -318,11 +318,11 @@ describe.skipIf(executablePath === null && !process.env.CI)('the model store', (
     const narrow = await rig.newPage(page.context(), rig.models.url('/narrow/index.html'));
     const looked = await inspect(narrow, tiny());
     expect(looked.remote?.obstacles.join()).toMatch(
-      /needs 3\.1 MB of storage, but this browser has .* left .* are missing/,
+      /needs 2\.9\d MiB of storage, but this browser has .* left .* are missing/,
     );
     const early = await download(narrow, tiny(), remote ?? undefined);
     expect(early.failure).toMatchObject({ code: 'STORAGE_FULL' });
-    expect(early.failure?.message).toMatch(/2\.6 MB are missing/);
+    expect(early.failure?.message).toMatch(/2\.\d+ MiB are missing/);
     expect(await list(narrow)).toEqual({ stored: [], partial: [] });
 
     misbehave(TINY, { bytesPerSecond: 2_000_000 });
@@ -331,7 +331,7 @@ describe.skipIf(executablePath === null && !process.env.CI)('the model store', (
     await quota(1_200_000);
     const { failure } = await going;
     expect(failure).toMatchObject({ code: 'STORAGE_FULL' });
-    expect(failure?.message).toMatch(/full: .* MB of 3\.1 MB are still to come/);
+    expect(failure?.message).toMatch(/full: .* [KM]iB of 2\.9\d MiB are still to come/);
     const [partial] = (await list(page)).partial;
     expect(partial?.bytesHere).toBeGreaterThan(100_000);
     await quota(50_000_000);

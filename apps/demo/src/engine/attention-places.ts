@@ -9,12 +9,9 @@ import {
   webSocketSource,
 } from '@glinthawk/attention';
 import { InputError, type Logger } from '@glinthawk/core';
+import { tierFaults } from '../tier-faults.ts';
 import { PortWorkerSource } from './port-worker-source.ts';
 import type { NodeReport, TierSettings } from './protocol.ts';
-
-/** More than any machine's cores; each has a WebAssembly memory, and pages may have some hundred of them. */
-export const MOST_WORKERS = 32;
-export const MOST_REMOTES = 64;
 
 export interface AttentionPlace {
   readonly source: AttentionSource;
@@ -65,23 +62,7 @@ function portPlace(name: string, memoryBytes: number): AttentionPlace {
   return { source, kind: 'worker', destroy: () => source.destroy() };
 }
 
-function checkTiers({ mode, workers, remotes, kvBytes, latencyMs }: TierSettings): void {
-  const bad = (message: string) => new InputError('INVALID_TIERS', message);
-  if (mode === 'two-tiers') {
-    if (!Number.isInteger(workers) || workers < 0 || workers > MOST_WORKERS) {
-      throw bad(`${workers} attention workers, expected 0 to ${MOST_WORKERS}`);
-    }
-    if (remotes.length > MOST_REMOTES) throw bad(`${remotes.length} remote nodes, expected at most ${MOST_REMOTES}`);
-    if (workers === 0 && remotes.length === 0) {
-      throw new InputError('NO_ATTENTION', 'the attention tier has neither workers nor remote nodes', {
-        hint: 'Choose at least one worker, or name a remote node.',
-      });
-    }
-    const twice = remotes.find(({ url }, i) => remotes.findIndex((other) => other.url === url) < i);
-    if (twice !== undefined) throw bad(`the remote node ${twice.url} is named twice`);
-  }
-  if ((mode === 'one-tier' || workers > 0) && !(Number.isFinite(kvBytes) && kvBytes >= 1)) {
-    throw bad(`${kvBytes} bytes of KV memory, expected a positive number`);
-  }
-  if (!(latencyMs >= 0 && Number.isFinite(latencyMs))) throw bad(`a latency of ${latencyMs} ms`);
+function checkTiers(settings: TierSettings): void {
+  const [fault] = tierFaults(settings);
+  if (fault !== undefined) throw new InputError('INVALID_TIERS', fault.message);
 }

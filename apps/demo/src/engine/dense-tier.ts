@@ -1,4 +1,6 @@
 /** Opens the dense tier that the settings ask for; never another one in its place. */
+export { gpuWeightBytes, wasmWeightBytes } from '../weight-bytes.ts';
+
 import { InputError, type Logger } from '@glinthawk/core';
 import { createWasmDense, createWebGpuDense, type DenseBackend } from '@glinthawk/dense';
 import type { Model } from '@glinthawk/model';
@@ -38,13 +40,4 @@ export const openDenseTier: OpenDense = async (model, tiers, { logger, signal, o
 /** Whether a dense tier that is open is the one that other settings ask for. */
 export function sameDense(a: TierSettings, b: TierSettings): boolean {
   return a.dense === b.dense && a.weightDtype === b.weightDtype && a.allowSoftwareGpu === b.allowSoftwareGpu;
-}
-
-/** Bytes of the weights once loaded; WASM has f32 throughout, and the embedding table twice where the head is tied to it. */
-export function wasmWeightBytes({ config }: Model, parameters: number): number {
-  return 4 * (parameters + (config.tiedEmbeddings ? config.vocabSize * config.hiddenSize : 0));
-}
-
-export function gpuWeightBytes(parameters: number): number {
-  return 2 * parameters;
 }

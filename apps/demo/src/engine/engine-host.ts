@@ -7,6 +7,7 @@ import { AbortedError, type GlinthawkError, InputError, type Logger } from '@gli
 import { runBatchFile } from './batch-run.ts';
 import { probeCapabilities } from './capabilities.ts';
 import { type OpenDense, openDenseTier } from './dense-tier.ts';
+import { MAX_LATENCY_MS } from '../limits.ts';
 import { asGlinthawkError, reportError } from './error-report.ts';
 import type { Latency } from './observed-source.ts';
 import { openChosenModel } from './open-files.ts';
@@ -98,7 +99,7 @@ export class EngineHost {
         this.#runs.get(command.run)?.abort.abort(new AbortedError());
         return;
       case 'latency':
-        if (command.ms >= 0 && command.ms <= 60_000) this.#latency.ms = command.ms;
+        if (command.ms >= 0 && command.ms <= MAX_LATENCY_MS) this.#latency.ms = command.ms;
         return;
       default:
         throw new InputError('UNKNOWN_COMMAND', `there is no command ${JSON.stringify(command satisfies never)}`);

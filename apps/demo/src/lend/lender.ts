@@ -3,6 +3,7 @@
  * nothing. A worker that dies is reported and replaced by nobody: the job goes on without it, and the visitor may start again.
  */
 import { InputError } from '@glinthawk/core';
+import { MAX_WORKERS } from '../limits.ts';
 import type { LendCommand, LendStart, LentWorker } from './lend-messages.ts';
 
 export interface LendOptions {
@@ -19,7 +20,6 @@ export interface LendStatus {
   readonly workers: readonly LentWorker[];
 }
 
-export const MOST_LENT_WORKERS = 32;
 /** A worker that doesn't say good-bye within this time is ended without. */
 const STOP_MS = 3_000;
 
@@ -47,8 +47,8 @@ export class Lender {
   /** @throws InputError when it lends already, or the options are out of range */
   start({ workers, url, token, memoryBytes }: LendOptions): void {
     if (this.#lending) throw new InputError('LENDING', 'this tab is being lent already', { hint: 'Stop that first.' });
-    if (!Number.isInteger(workers) || workers < 1 || workers > MOST_LENT_WORKERS) {
-      throw new InputError('LEND_WORKERS', `${workers} workers to lend, expected 1 to ${MOST_LENT_WORKERS}`);
+    if (!Number.isInteger(workers) || workers < 1 || workers > MAX_WORKERS) {
+      throw new InputError('LEND_WORKERS', `${workers} workers to lend, expected 1 to ${MAX_WORKERS}`);
     }
     if (!(memoryBytes > 0 && Number.isFinite(memoryBytes))) {
       throw new InputError('LEND_MEMORY', `${memoryBytes} bytes to lend, expected a positive number`);

@@ -24,6 +24,8 @@ test('only the latest few are kept, and an id is never used for two at once', ()
 test('errors become sentences and keep their hints', () => {
   const thrown = new InputError('X', 'no model is named', { hint: 'give one' });
   expect(noticeOfThrown(thrown)).toEqual({ level: 'error', text: 'No model is named.', hint: 'Give one.' });
+  const unknown = new InputError('NO_CHAT_TEMPLATE', 'no template', { hint: 'leave out --chat' });
+  expect(noticeOfThrown(unknown).hint, 'a hint of the page, not of the command line').toMatch(/plain prompt/);
   expect(noticeOfThrown('odd')).toEqual({ level: 'error', text: 'Odd.', hint: null });
   expect(noticeOfThrown(new Error('https://a.example/ answered 404'))).toMatchObject({
     text: 'https://a.example/ answered 404.',

@@ -2,7 +2,7 @@
  * What the page has to tell beside its normal course: failures with what to do about them, and remarks. Kept until dismissed;
  * the same one again is counted rather than stacked, and only the latest few are kept.
  */
-import { GlinthawkError, toError } from '@glinthawk/core';
+import { reportError } from '../engine/error-report.ts';
 import type { ErrorReport, Event } from '../engine/protocol.ts';
 
 export interface Notice {
@@ -54,16 +54,9 @@ export function noticeOfError({ message, hint }: ErrorReport): NewNotice {
   return { level: 'error', text: sentence(message), hint: hint === null ? null : sentence(hint) };
 }
 
-/** Of anything thrown in the page. */
+/** Of anything thrown in the page; hints are the page's, as for what its worker reports. */
 export function noticeOfThrown(thrown: unknown): NewNotice {
-  return noticeOfError(errorReport(thrown));
-}
-
-export function errorReport(thrown: unknown): ErrorReport {
-  const error = toError(thrown);
-  return error instanceof GlinthawkError
-    ? { code: error.code, message: error.message, hint: error.hint ?? null }
-    : { code: error.name, message: error.message, hint: null };
+  return noticeOfError(reportError(thrown));
 }
 
 function sentence(text: string): string {

@@ -1,20 +1,19 @@
 /**
- * The tiers as the visitor sets them: limits, checks in words, and their form in localStorage. What is read back is hostile
+ * The tiers as the visitor sets them: what this page may reach, and their form in localStorage. What is read back is hostile
  * (another version, another page of the same origin) and checked field by field; tokens are never written.
  */
+import { isLoopback } from '@glinthawk/wire';
 import type { RemoteNode, TierSettings } from '../engine/protocol.ts';
-
-export const MIB = 1024 * 1024;
-export const MAX_WORKERS = 32;
-/** As the engine's own. */
-export const MAX_IN_FLIGHT = 32;
-export const MAX_MICRO_BATCH_ROWS = 4096;
-/** Some blocks of the smallest models: what an experiment calls little. */
-export const MIN_KV_BYTES = MIB / 16;
-/** Each worker's memory has at most 4 GiB, as any 32-bit WASM. */
-export const MAX_KV_BYTES = 16 * 1024 * MIB;
-export const MAX_REMOTES = 16;
-export const MAX_LATENCY_MS = 1000;
+import {
+  MAX_IN_FLIGHT,
+  MAX_KV_BYTES,
+  MAX_MICRO_BATCH_ROWS,
+  MAX_REMOTES,
+  MAX_WORKERS,
+  MIB,
+  MIN_KV_BYTES,
+} from '../limits.ts';
+import { type TierFault, tierFaults } from '../tier-faults.ts';
 
 /** Before this browser was looked at, and enough KV for the example. */
 export const TIERS: TierSettings = {
@@ -31,43 +30,29 @@ export const TIERS: TierSettings = {
   latencyMs: 0,
 };
 
-export interface SettingsFault {
-  readonly field: 'workers' | 'remotes' | 'kvBytes' | 'microBatchRows';
-  /** Of `remotes`: which. */
-  readonly index?: number;
-  readonly message: string;
-}
-
 /** @param secure the page came by https: then browsers refuse ws:// to other machines. */
-export function checkTierSettings(settings: TierSettings, secure: boolean): readonly SettingsFault[] {
-  const faults: SettingsFault[] = [];
-  if (settings.mode === 'two-tiers' && settings.workers === 0 && settings.remotes.length === 0)
-    faults.push({ field: 'workers', message: 'With no worker here, at least one remote node is needed.' });
-  settings.remotes.forEach((remote, index) => {
-    const message = checkRemote(remote.url, secure);
-    if (message !== null) faults.push({ field: 'remotes', index, message });
-  });
-  if (!(settings.kvBytes >= MIN_KV_BYTES && settings.kvBytes <= MAX_KV_BYTES))
-    faults.push({ field: 'kvBytes', message: `KV memory must be ${MIN_KV_BYTES / MIB} to ${MAX_KV_BYTES / MIB} MiB.` });
-  const rows = settings.microBatchRows;
-  if (rows !== 'auto' && !(Number.isInteger(rows) && rows >= 1 && rows <= MAX_MICRO_BATCH_ROWS))
-    faults.push({ field: 'microBatchRows', message: `Rows must be 1 to ${MAX_MICRO_BATCH_ROWS}, or auto.` });
-  return faults;
+export function checkTierSettings(settings: TierSettings, secure: boolean): readonly TierFault[] {
+  const faults = tierFaults(settings);
+  if (!secure || settings.mode === 'one-tier') return faults;
+  return [
+    ...faults,
+    ...settings.remotes.flatMap(({ url }, index): readonly TierFault[] =>
+      isRefusedByHttps(url)
+        ? [
+            {
+              field: 'remotes',
+              index,
+              message: 'This page came by https, so the browser refuses ws:// to other machines: use wss://.',
+            },
+          ]
+        : [],
+    ),
+  ];
 }
 
-export function checkRemote(address: string, secure: boolean): string | null {
-  if (address.trim() === '') return 'An address is needed, like ws://127.0.0.1:7411.';
+function isRefusedByHttps(address: string): boolean {
   const url = URL.parse(address.trim());
-  if (url === null || (url.protocol !== 'ws:' && url.protocol !== 'wss:') || url.hostname === '')
-    return 'An address begins with ws:// or wss:// and has a host, like ws://127.0.0.1:7411.';
-  if (url.username !== '' || url.password !== '') return 'The token belongs in its own field, not in the address.';
-  if (secure && url.protocol === 'ws:' && !isLoopback(url.hostname))
-    return 'This page came by https, so the browser refuses ws:// to other machines: use wss://.';
-  return null;
-}
-
-function isLoopback(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || hostname.startsWith('127.');
+  return url?.protocol === 'ws:' && !isLoopback(url.hostname);
 }
 
 /** As JSON without tokens. */

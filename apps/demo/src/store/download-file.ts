@@ -5,8 +5,8 @@
  */
 import { AbortedError, ModelFormatError } from '@glinthawk/core';
 import { createSHA256 } from 'hash-wasm';
+import { formatBytes } from '../state/format.ts';
 import { checkHead, HEAD_BYTES, refusePage } from './file-checks.ts';
-import { formatBytes } from './format-bytes.ts';
 import { contentLength, contentRange, type RequestOptions, request, strongEtag } from './http.ts';
 import { NetworkError } from './network-error.ts';
 import type { RemoteFile } from './store-api.ts';

@@ -4,10 +4,10 @@
  */
 import { CapacityError, ModelFormatError, UnsupportedError } from '@glinthawk/core';
 import { blobFiles, openModelFiles } from '@glinthawk/model';
+import { formatBytes } from '../state/format.ts';
 import { type DownloadTiming, downloadFile, FileChangedError } from './download-file.ts';
 import { checkJson } from './file-checks.ts';
 import { isSingle } from './file-names.ts';
-import { formatBytes } from './format-bytes.ts';
 import type { RequestOptions } from './http.ts';
 import { locateAgain } from './locate-model.ts';
 import { NetworkError } from './network-error.ts';

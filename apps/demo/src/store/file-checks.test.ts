@@ -3,7 +3,6 @@ import { writeGguf } from '../../../../packages/model/testing/gguf-writer.ts';
 import { writeSafetensors } from '../../../../packages/model/testing/safetensors-writer.ts';
 import { tinyGgufMetadata, tinyGgufTensors, tinyTensors } from '../../../../packages/model/testing/tiny-model.ts';
 import { checkHead, checkJson, HEAD_BYTES, refusePage } from './file-checks.ts';
-import { formatBytes } from './format-bytes.ts';
 
 const text = (content: string) => new TextEncoder().encode(content);
 const check =
@@ -43,16 +42,4 @@ it('knows an excuse from a configuration', () => {
   expect(() => checkJson('config.json', '{"error":"gated","message":"x"}')).toThrow(/sent an error/);
   expect(() => checkJson('config.json', '[1]')).toThrow(/JSON object/);
   expect(() => checkJson('config.json', '{')).toThrow(/not valid JSON/);
-});
-
-it('writes byte counts as people read them', () => {
-  expect([0, 999, 1_000, 12_345, 999_600, 3_081_248, 4_300_000_000].map(formatBytes)).toEqual([
-    '0 bytes',
-    '999 bytes',
-    '1.0 kB',
-    '12 kB',
-    '1.0 MB',
-    '3.1 MB',
-    '4.3 GB',
-  ]);
 });

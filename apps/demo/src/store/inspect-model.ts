@@ -4,8 +4,9 @@
  */
 import { UnsupportedError } from '@glinthawk/core';
 import { describeModel, openModelFiles } from '@glinthawk/model';
+import { formatBytes } from '../state/format.ts';
+import { wasmWeightBytes } from '../weight-bytes.ts';
 import { CONFIG_FILE, isSingle } from './file-names.ts';
-import { formatBytes } from './format-bytes.ts';
 import { type LocateOptions, locateModel } from './locate-model.ts';
 import { modelId, nameOfSource } from './model-source.ts';
 import { remoteFiles } from './range-source.ts';
@@ -70,10 +71,8 @@ async function readFigures(name: string, files: readonly RemoteFile[], options: 
   try {
     const model = await openModelFiles(remoteFiles(name, wanted, isSingle(files), options), { headersOnly: true });
     try {
-      const { parameters, tiedEmbeddings, vocabSize, hiddenSize } = describeModel(model);
-      // The head's panels are a second copy of a table that it shares with the embedding.
-      const wasmWeightBytes = 4 * (parameters + (tiedEmbeddings ? vocabSize * hiddenSize : 0));
-      return { parameters, wasmWeightBytes, unsupported: null };
+      const { parameters } = describeModel(model);
+      return { parameters, wasmWeightBytes: wasmWeightBytes(model, parameters), unsupported: null };
     } finally {
       await model.close();
     }
@@ -104,18 +103,17 @@ function roomObstacle(needed: number, room: number | null): readonly string[] {
 function memoryObstacles(weightBytes: number | null): readonly string[] {
   if (weightBytes === null) return [];
   const obstacles: string[] = [];
-  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   const workers = globalThis.crossOriginIsolated ? Math.max(1, navigator.hardwareConcurrency) : 1;
   if (weightBytes > workers * WORKER_BYTES) {
     obstacles.push(
-      `On the WASM tier its weights take ${gib(weightBytes)} (32-bit floats), and a worker's memory ends at 4 GiB: ${workers === 1 ? 'one worker' : `${workers} workers`} can't hold them. A GPU may, with half of that as 16-bit floats.`,
+      `On the WASM tier its weights take ${formatBytes(weightBytes)} (32-bit floats), and a worker's memory ends at 4 GiB: ${workers === 1 ? 'one worker' : `${workers} workers`} can't hold them. A GPU may, with half of that as 16-bit floats.`,
     );
   }
   const deviceGib =
     'deviceMemory' in navigator && typeof navigator.deviceMemory === 'number' ? navigator.deviceMemory : null;
   if (deviceGib !== null && deviceGib < MOST_TOLD_GIB && weightBytes > deviceGib * 2 ** 30) {
     obstacles.push(
-      `On the WASM tier its weights take ${gib(weightBytes)}, and this device has some ${deviceGib} GiB of memory.`,
+      `On the WASM tier its weights take ${formatBytes(weightBytes)}, and this device has some ${deviceGib} GiB of memory.`,
     );
   }
   return obstacles;

@@ -1,10 +1,10 @@
 /** Lend this tab: to whom, how much, one button; then what it does, live. */
 import { type Signal, useSignal } from '@preact/signals';
 import { type LendLink, parseLendLink } from '../lend/lend-link.ts';
-import { type Lender, type LendStatus, MOST_LENT_WORKERS } from '../lend/lender.ts';
+import type { Lender, LendStatus } from '../lend/lender.ts';
+import { MAX_WORKERS, MIB } from '../limits.ts';
 import { formatBytes, formatCount } from '../state/format.ts';
 import { lendFigures, lendStatusText, workerWords } from '../state/lend-figures.ts';
-import { MIB } from '../state/tier-settings.ts';
 import { SelectField, Stepper } from './field.tsx';
 import { LendAddress } from './lend-address.tsx';
 
@@ -45,7 +45,7 @@ export function LendPanel(props: {
               label="Workers"
               value={workers.value}
               low={1}
-              high={MOST_LENT_WORKERS}
+              high={MAX_WORKERS}
               disabled={status.lending}
               hint={`this device has ${navigator.hardwareConcurrency} cores`}
               onChange={(value) => {

@@ -1,11 +1,12 @@
 /** Attention nodes elsewhere, with a token each. Tokens live in this page only: they are never stored. */
 import type { RemoteNode } from '../engine/protocol.ts';
-import { MAX_REMOTES, type SettingsFault } from '../state/tier-settings.ts';
+import { MAX_REMOTES } from '../limits.ts';
+import type { TierFault } from '../tier-faults.ts';
 import { Field } from './field.tsx';
 
 export function RemotesEditor(props: {
   readonly remotes: readonly RemoteNode[];
-  readonly faults: readonly SettingsFault[];
+  readonly faults: readonly TierFault[];
   readonly onChange: (remotes: readonly RemoteNode[]) => void;
 }) {
   const { remotes, faults, onChange } = props;

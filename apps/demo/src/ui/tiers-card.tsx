@@ -1,17 +1,11 @@
 /** Where the two tiers run. What is set here is used when a model is opened; “Apply” reopens the tiers of the one that is. */
 import { useSignal } from '@preact/signals';
 import type { TierSettings } from '../engine/protocol.ts';
+import { MAX_IN_FLIGHT, MAX_KV_BYTES, MAX_MICRO_BATCH_ROWS, MAX_WORKERS, MIB } from '../limits.ts';
 import type { AppState } from '../state/app-state.ts';
 import { formatBytes } from '../state/format.ts';
-import {
-  checkTierSettings,
-  MAX_IN_FLIGHT,
-  MAX_KV_BYTES,
-  MAX_MICRO_BATCH_ROWS,
-  MAX_WORKERS,
-  MIB,
-  type SettingsFault,
-} from '../state/tier-settings.ts';
+import { checkTierSettings } from '../state/tier-settings.ts';
+import type { TierFault } from '../tier-faults.ts';
 import { DenseSettings } from './dense-settings.tsx';
 import { type Choice, Field, Segments, SelectField, Stepper } from './field.tsx';
 import { RemotesEditor } from './remotes-editor.tsx';
@@ -59,7 +53,7 @@ export function TiersCard({ app, secure }: { readonly app: AppState; readonly se
 
 interface SettingsProps {
   readonly settings: TierSettings;
-  readonly faults: readonly SettingsFault[];
+  readonly faults: readonly TierFault[];
   readonly change: (part: Partial<TierSettings>) => void;
 }
 
@@ -98,7 +92,7 @@ function AttentionSettings({ settings, faults, change }: SettingsProps) {
 }
 
 function MoreSettings({ settings, faults, change }: SettingsProps) {
-  const fault = (name: SettingsFault['field']): string | null =>
+  const fault = (name: TierFault['field']): string | null =>
     faults.find(({ field }) => field === name)?.message ?? null;
   const rows = settings.microBatchRows;
   return (
