@@ -420,6 +420,33 @@ describe('micro-batches in flight', () => {
     expect(near.engine.stats().inFlight).toBe(1);
   });
 
+  /** Sequences that wait, for want of rows or of KV, at a node that is far away. */
+  async function mostInFlight(blocks: number, microBatchRows: number) {
+    const { engine } = await rig([{ shards: [blocks], latencyMs: 6 }], { microBatchRows }, { latencyMs: 1 });
+    let most = 0;
+    const watch = setInterval(() => {
+      most = Math.max(most, engine.stats().inFlight);
+    }, 2);
+    await outcomes(
+      engine,
+      Array.from({ length: 80 }, (_, i) => requestOf(`r${i}`, new Array(16).fill(i % 90), 24)),
+    );
+    clearInterval(watch);
+    const { rows, steps } = engine.stats();
+    return { most, rowsPerStep: rows / steps };
+  }
+
+  it('auto grows where sequences wait for rows', async () => {
+    const { most } = await mostInFlight(1000, 4);
+    expect(most).toBeGreaterThanOrEqual(5);
+  });
+
+  it('auto does not break what KV has room for into small micro-batches because others wait for KV', async () => {
+    const { most, rowsPerStep } = await mostInFlight(48, 64); // for some 24
+    expect(most).toBeLessThanOrEqual(3);
+    expect(rowsPerStep).toBeGreaterThan(8);
+  });
+
   it('concurrency and rows are never exceeded', async () => {
     const { engine, dense } = await rig([{}], { inFlight: 8, microBatchRows: 3 }, { concurrency: 3, latencyMs: 1 });
     await expectUndisturbed(engine, requests(30));

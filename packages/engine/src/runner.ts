@@ -32,7 +32,7 @@ import {
   samplePenalised,
 } from './sampler.ts';
 import type { Batcher } from './scheduler/batcher.ts';
-import type { InFlight } from './scheduler/in-flight.ts';
+import { type InFlight, MOST_COUNTED_SEQUENCES } from './scheduler/in-flight.ts';
 import type { RowBudget } from './scheduler/policy.ts';
 import type { StageQueue } from './scheduler/stage-queue.ts';
 import type { Sequence } from './sequence.ts';
@@ -370,7 +370,8 @@ export class Runner {
     const denseBusyMs = this.denseBusy.totalMs(performance.now());
     const denseMs = (denseBusyMs - this.#measured.denseBusyMs) / (this.#denseCalls - this.#measured.denseCalls);
     this.#measured = { steps: this.totals.steps, denseBusyMs, denseCalls: this.#denseCalls };
-    if (!inFlight.adapt(batcher.running + batcher.waiting, budget.rows, { denseMs, attentionMs })) return;
+    const sequences = batcher.running + batcher.placeable(MOST_COUNTED_SEQUENCES);
+    if (!inFlight.adapt(sequences, budget.rows, { denseMs, attentionMs })) return;
     logger.debug(`${inFlight.current} micro-batches in flight`);
     this.schedule();
   }

@@ -10,7 +10,7 @@ import type { Lane, LaneStep } from '../lane.ts';
 import { type NodeConnection, NodeFullError } from '../node-connection.ts';
 import type { Sequence } from '../sequence.ts';
 import type { InFlight } from './in-flight.ts';
-import { choosePlacement, relativeSpeeds, type ShardState } from './placement.ts';
+import { choosePlacement, countPlaceable, relativeSpeeds, type ShardState } from './placement.ts';
 import { choosePreemption, composeRows, laneShare, type RowBudget } from './policy.ts';
 
 export interface BatcherOptions {
@@ -47,6 +47,16 @@ export class Batcher {
     const largest = Math.max(0, ...nodes.flatMap(({ shards }) => shards.map(({ tokens }) => tokens)));
     const lengths = this.#waiting.map(({ length }) => length).filter((length) => length > largest);
     return { sequences: lengths.length, tokens: Math.max(0, ...lengths) };
+  }
+
+  /** Of those that wait, the ones (`most` are looked at) for which there is KV: they wait for room in a micro-batch. */
+  placeable(most: number): number {
+    const nodes = this.#options.tier.connected;
+    const oldest = this.#waiting.filter(({ job }) => !job.paused).slice(0, most);
+    return countPlaceable(
+      shardStates(nodes),
+      oldest.map(({ length: tokens, mostTokens }) => ({ tokens, mostTokens })),
+    );
   }
 
   get running(): number {

@@ -9,6 +9,8 @@ import { inFlightTarget } from './policy.ts';
 export const MOST_IN_FLIGHT = 32;
 /** Sequences that a micro-batch should have before another one is worth while. */
 const FEWEST_SEQUENCES = 8;
+/** More of them than this change nothing. */
+export const MOST_COUNTED_SEQUENCES = MOST_IN_FLIGHT * FEWEST_SEQUENCES;
 /** Attention stages that must have been measured before the first change, and between changes. */
 const SETTLE_SAMPLES = 24;
 
@@ -41,7 +43,7 @@ export class InFlight {
 
   /**
    * Looks at what was measured since the last change; true when the number changed.
-   * @param sequences running and waiting: those that wait may do so for want of a micro-batch
+   * @param sequences running, and those that wait for nothing but room in a micro-batch: what waits for KV fills no other one
    * @param rows of a micro-batch at most
    * @param busy what one stage of one micro-batch occupies of the dense device, and of the busiest attention node
    */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { choosePlacement, NodeSpeed, relativeSpeeds, type ShardState } from './placement.ts';
+import { choosePlacement, countPlaceable, NodeSpeed, relativeSpeeds, type ShardState } from './placement.ts';
 
 const shard = (freeBlocks: number, more: Partial<ShardState> = {}): ShardState => ({
   blockTokens: 16,
@@ -8,6 +8,16 @@ const shard = (freeBlocks: number, more: Partial<ShardState> = {}): ShardState =
   residents: freeBlocks === 100 ? 0 : 1,
   speed: 1,
   ...more,
+});
+
+it('countPlaceable: as many as there is room for now, in order; what never fits holds up nobody', () => {
+  const need = (tokens: number) => ({ tokens, mostTokens: tokens });
+  const shards = [shard(10, { blocks: 10, residents: 0 }), shard(5, { blocks: 10 })];
+  // 4 + 4 of 10 blocks and a watermark for the first, then 2 of 5 blocks for the second.
+  expect(countPlaceable(shards, [64, 64, 9999, 32].map(need))).toBe(3);
+  expect(countPlaceable(shards, [64, 64, 64, 16].map(need))).toBe(2);
+  expect(countPlaceable([], [need(16)])).toBe(0);
+  expect(shards[0]?.freeBlocks).toBe(10);
 });
 
 describe('choosePlacement', () => {

@@ -48,6 +48,22 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
   return possible ? 'full' : 'never';
 }
 
+/** How many of the sequences, placed one after the other, there is room for now; one that has none holds up those behind it. */
+export function countPlaceable(shards: readonly ShardState[], needs: Iterable<PlacementNeed>): number {
+  const states = [...shards];
+  let count = 0;
+  for (const need of needs) {
+    const choice = choosePlacement(states, need);
+    if (choice === 'full') return count;
+    if (choice === 'never') continue;
+    const state = states[choice] as ShardState;
+    const freeBlocks = state.freeBlocks - Math.ceil(need.tokens / state.blockTokens);
+    states[choice] = { ...state, freeBlocks, residents: state.residents + 1 };
+    count++;
+  }
+  return count;
+}
+
 /** Kernel time that must have been seen before a measured speed replaces the assumption that all shards are alike. */
 const SPEED_WARMUP_MS = 20;
 /** Kernel time after which a measurement has lost half of its weight. */
