@@ -26,10 +26,15 @@ const CONTENT_TYPES: Readonly<Record<string, string>> = {
 /** What doesn't shrink, or hardly: weights, and what is compressed as it is. */
 const COMPRESSED = new Set(['.png', '.ico', '.woff2', '.safetensors', '.gguf']);
 
-/** Without the first two a page has no SharedArrayBuffer, and its attention runs in one thread. */
+/**
+ * Without the first two a page has no SharedArrayBuffer, and its attention runs in one thread. It can't be framed, so that nobody
+ * is made to press its buttons (Lend, Delete) on another page.
+ */
 const PAGE_HEADERS = {
   'Cross-Origin-Opener-Policy': 'same-origin',
   'Cross-Origin-Embedder-Policy': 'require-corp',
+  'Content-Security-Policy': "frame-ancestors 'none'",
+  'X-Frame-Options': 'DENY',
   'X-Content-Type-Options': 'nosniff',
   'Referrer-Policy': 'no-referrer',
 } as const;

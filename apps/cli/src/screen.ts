@@ -4,9 +4,9 @@
  */
 import type { Logger } from '@glinthawk/core';
 
-/** Part of what is logged are the words of other machines: none of them may move the cursor. */
+/** Part of what is logged are the words of other machines: none of them may move the cursor, or look like a line of its own. */
 function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (character) => (character === '\n' ? character : '?'));
+  return text.replace(/\r?\n/g, '␤').replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, '?');
 }
 
 /** As much as the screen needs of a stream: tests give it another one. */

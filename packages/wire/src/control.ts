@@ -1,4 +1,5 @@
 /** PING and PONG, STATS, DRAIN and BYE: what keeps a session alive, describes it and ends it. */
+import { foreignWords } from './foreign-words.ts';
 import { frame, type OutgoingFrame } from './frame.ts';
 import { FrameType } from './frame-type.ts';
 import { decodeJson, encodeJson } from './json-payload.ts';
@@ -48,7 +49,7 @@ export function byeFrame(reason: string): OutgoingFrame {
   return frame(FrameType.BYE, {}, [encodeJson('BYE', { reason })]);
 }
 
-/** The reason of a DRAIN or BYE. @throws ProtocolError */
+/** The reason of a DRAIN or BYE, as one plain line. @throws ProtocolError */
 export function decodeReason(what: 'DRAIN' | 'BYE', payload: Uint8Array): string {
-  return decodeJson(what, payload).string('reason', MAX_MESSAGE_CHARS);
+  return foreignWords(decodeJson(what, payload).string('reason', MAX_MESSAGE_CHARS));
 }

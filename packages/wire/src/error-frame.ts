@@ -13,6 +13,7 @@ import {
   toError,
   UnsupportedError,
 } from '@glinthawk/core';
+import { foreignWords } from './foreign-words.ts';
 import { frame, type OutgoingFrame } from './frame.ts';
 import { FLAG_REQUEST, FrameType } from './frame-type.ts';
 import { decodeJson, encodeJson } from './json-payload.ts';
@@ -41,15 +42,20 @@ export function errorFrame(error: ErrorMessage, scope?: RequestScope): OutgoingF
     : frame(FrameType.ERROR, { flags: FLAG_REQUEST, id: scope.id, layer: scope.layer }, payload);
 }
 
-/** @throws ProtocolError */
+/** As codes are written here: they stand in results, and programs compare them. */
+const CODE = /^[A-Z][A-Z0-9_]*$/;
+
+/** Message and hint as one plain line each. @throws ProtocolError */
 export function decodeError(payload: Uint8Array): ErrorMessage {
   const fields = decodeJson('ERROR', payload);
+  const code = fields.string('code', MAX_NAME_CHARS);
+  if (!CODE.test(code)) throw new ProtocolError('BAD_FIELD', 'ERROR: code must be of capital letters, digits and _');
   const message = {
-    code: fields.string('code', MAX_NAME_CHARS),
+    code,
     kind: fields.oneOf('kind', ERROR_KINDS),
-    message: fields.string('message', MAX_MESSAGE_CHARS),
+    message: foreignWords(fields.string('message', MAX_MESSAGE_CHARS)),
   };
-  return fields.has('hint') ? { ...message, hint: fields.string('hint', MAX_MESSAGE_CHARS) } : message;
+  return fields.has('hint') ? { ...message, hint: foreignWords(fields.string('hint', MAX_MESSAGE_CHARS)) } : message;
 }
 
 /** What is told of `thrown` to the other end. */

@@ -3,6 +3,7 @@
  * a node knows nothing else of the model.
  */
 import { type AttentionGeometry, type KvDtype, outputRowFloats, ProtocolError, qkvRowFloats } from '@glinthawk/core';
+import { foreignWords } from './foreign-words.ts';
 import { frame, type OutgoingFrame } from './frame.ts';
 import { FrameType, WIRE_DTYPE_BYTES, type WireDtype } from './frame-type.ts';
 import { bytesToHex, decodeJson, encodeJson, type JsonFields } from './json-payload.ts';
@@ -122,7 +123,7 @@ export function decodeWelcome(payload: Uint8Array): Welcome {
   const limits = fields.object('limits');
   return {
     protocolVersion,
-    node: fields.string('node', MAX_NAME_CHARS),
+    node: foreignWords(fields.string('node', MAX_NAME_CHARS)),
     wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
     capabilities: decodeCapabilities(fields),
     blockTokens: fields.integer('blockTokens', 1, MAX_CONTEXT_TOKENS),

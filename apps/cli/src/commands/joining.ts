@@ -48,6 +48,7 @@ export class Joining {
   readonly #token: string;
   readonly #isGenerated: boolean;
   readonly #page: Page | null;
+  readonly #origins: readonly string[];
   #engine: EngineApi | null = null;
 
   /** @param token as given; absent, one is made and shown @throws InputError when the address can't be had */
@@ -60,33 +61,45 @@ export class Joining {
     const token = options.token ?? randomBytes(JOIN_TOKEN_BYTES).toString('hex');
     const tls = await readKeyPair(flags);
     const page = await openDemoPage();
-    let onJoined: (name: string) => void = () => {};
+    const origins = flags.origin ?? ['*'];
+    let onJoined: (name: string, index: number) => void = () => {};
     const joins = await JoinListener.open({
       host: place.host,
       port: place.port,
       token,
       wireDtype: flags.wire,
-      origins: flags.origin ?? ['*'],
+      origins,
       ...(tls && { tls }),
       onRequest: (request, response) => answerWithPage(page, NOT_BUILT, request, response),
-      onJoined: (name) => onJoined(name),
+      onJoined: (name, index) => onJoined(name, index),
       logger,
     });
-    const joining = new Joining(joins, screen, { token, isGenerated: options.token === undefined, page });
-    onJoined = (name) => joining.#sayJoined(name);
+    const joining = new Joining(joins, screen, {
+      token,
+      isGenerated: options.token === undefined,
+      page,
+      origins,
+    });
+    onJoined = (name, index) => joining.#sayJoined(name, index);
     return joining;
   }
 
   private constructor(
     joins: JoinListener,
     screen: Screen,
-    about: { readonly token: string; readonly isGenerated: boolean; readonly page: Page | null },
+    about: {
+      readonly token: string;
+      readonly isGenerated: boolean;
+      readonly page: Page | null;
+      readonly origins: readonly string[];
+    },
   ) {
     this.#joins = joins;
     this.#screen = screen;
     this.#token = about.token;
     this.#isGenerated = about.isGenerated;
     this.#page = about.page;
+    this.#origins = about.origins;
   }
 
   /** `ws://host:port`, or `wss://`. */
@@ -105,9 +118,15 @@ export class Joining {
     // A secret that was made here is of no use to anybody unless it is shown.
     const say = (text: string) => (this.#isGenerated ? this.#screen.important(text) : this.#screen.line(text));
     const token = this.#isGenerated ? encodeURIComponent(this.#token) : '…';
+    let isElsewhere = false;
     for (const address of this.#addresses()) {
-      if (this.#page !== null) say(`lend a tab: ${address.replace(/^ws/, 'http')}/#lend&token=${token}`);
-      else say(`lend a tab: PAGE#lend=${address}&token=${token}`);
+      const own = address.replace(/^ws/, 'http');
+      const isServed = this.#page !== null && this.#mayJoinFrom(own);
+      isElsewhere ||= !isServed;
+      say(`lend a tab: ${isServed ? `${own}/#lend` : `PAGE#lend=${address}`}&token=${token}`);
+    }
+    if (isElsewhere && !this.#origins.includes('*')) {
+      say(`            (PAGE is the page as ${this.#origins.join(' or ')} serves it: --origin lets no other in)`);
     }
     if (!this.#isGenerated) this.#screen.line('            (… is the token that you gave)');
     if (this.#page === null) {
@@ -122,9 +141,16 @@ export class Joining {
     return this.#joins.close();
   }
 
-  #sayJoined(name: string): void {
+  /** As the port itself checks it. */
+  #mayJoinFrom(origin: string): boolean {
+    return this.#origins.includes('*') || this.#origins.includes(new URL(origin).origin);
+  }
+
+  #sayJoined(name: string, index: number): void {
     const stats = this.#engine?.stats();
-    if (stats === undefined) return;
+    const node = stats?.nodes[index];
+    // One that said good-bye at once was reported lost, and is no news.
+    if (stats === undefined || node?.connected !== true || node.name !== name) return;
     const nodes = stats.nodes.filter(({ connected }) => connected).length;
     this.#screen.line(
       `joined     ${name}: ${plural(nodes, 'node')}, room for ${count(stats.kvCapacityTokens)} tokens of KV (${bytes(stats.kvCapacityBytes)})`,

@@ -1,6 +1,6 @@
 /** Nodes that come to an engine: when they are let in, how many, and that none holds up another. */
 import { type AttentionGeometry, NodeLostError } from '@glinthawk/core';
-import { connectWebSocket } from '@glinthawk/wire';
+import { byeFrame, connectWebSocket, encodeFrame } from '@glinthawk/wire';
 import { expect, it, onTestFinished } from 'vitest';
 import type { AttentionBackend, AttentionSource } from '../backend.ts';
 import { createInlineAttention } from '../inline.ts';
@@ -33,7 +33,10 @@ function engine() {
 
 async function joins(options: Partial<JoinOptions> = {}): Promise<{ port: JoinListener; warnings: string[] }> {
   const warnings: string[] = [];
-  const logger = { debug: () => {}, info: () => {}, warn: (text: string) => void warnings.push(text) };
+  const warn = (text: string, fields?: Readonly<Record<string, unknown>>) => {
+    warnings.push(`${text}: ${fields?.reason}`);
+  };
+  const logger = { debug: () => {}, info: () => {}, warn };
   const port = await JoinListener.open({ host: '127.0.0.1', port: 0, token, logger, ...options });
   onTestFinished(() => port.close());
   return { port, warnings };
@@ -79,6 +82,43 @@ it('who comes before the engine, or beyond the bound, is told why and may come a
   void come();
   await expect.poll(() => port.joined).toBe(1);
   expect((await come())?.message).toMatch(/as many as may join/);
+});
+
+it('however many come at once, no more get in than may', async () => {
+  const { port } = await joins({ mostJoined: 2 });
+  const host = engine();
+  port.admitTo(host);
+  const come = async () => node().accept(await connectWebSocket(port.listener.webSocketUrl));
+  const ends = Array.from({ length: 6 }, come);
+  await expect.poll(() => port.joined).toBe(2);
+  let gone = 0;
+  for (const end of ends) void end.then(() => gone++);
+  await expect.poll(() => gone).toBe(4);
+  expect(host.backends).toHaveLength(2);
+  expect((await come())?.message).toMatch(/as many as may join/);
+});
+
+it('what fails is told once for each reason: one failure hides no other, nor can a stranger fill the screen', async () => {
+  const { port, warnings } = await joins();
+  port.admitTo(engine());
+  for (const other of ['fedcba9876543210', 'fedcba9876543210', undefined, undefined]) {
+    const made = new AttentionNode({
+      ...(other !== undefined && { token: other }),
+      createBackend: (shape, options) => createInlineAttention(shape, { ...options, memoryBytes: 2 ** 22 }),
+    });
+    await made.accept(await connectWebSocket(port.listener.webSocketUrl));
+    await made.close();
+  }
+  await expect.poll(() => warnings.length).toBe(2);
+  expect(warnings[0]).toMatch(/the token is not the one/);
+  expect(warnings[1]).toMatch(/does not know the token/);
+  for (let i = 0; i < 40; i++) {
+    const transport = await connectWebSocket(port.listener.webSocketUrl);
+    await transport.send([encodeFrame(byeFrame(`reason ${i}\nwarning: a line of my own`))]);
+    await transport.closed;
+  }
+  await expect.poll(() => warnings.length).toBe(8);
+  expect(warnings.join('')).not.toMatch(/\n/);
 });
 
 it('of those that say nothing the oldest make room, and what fails is told once for an address', async () => {

@@ -3,12 +3,14 @@
  * lent, above all). The bytes are those of the other direction: the engine still says HELLO. Strangers may connect as they like, so
  * a node always has to prove the token, few may be in their handshake at once, and none waits for another.
  */
-import { AbortedError, InputError, type Logger, silentLogger, toError } from '@glinthawk/core';
+import { AbortedError, CapacityError, InputError, type Logger, silentLogger, toError } from '@glinthawk/core';
 import {
   Connection,
   errorFrame,
+  foreignWords,
   type KeepaliveOptions,
   MIN_TOKEN_CHARS,
+  ToldOnce,
   type Transport,
   type WireDtype,
 } from '@glinthawk/wire';
@@ -23,8 +25,12 @@ export const DEFAULT_MOST_JOINED = 256;
 const MAX_HANDSHAKES = 32;
 /** From the connection to WELCOME. */
 const DEFAULT_HANDSHAKE_TIMEOUT_MS = 20_000;
-/** Addresses whose failures are told, once each; others are for debugging. */
-const MAX_TOLD_ADDRESSES = 256;
+/**
+ * Failures that are told: of one address, behind which there may be many nodes (a proxy, this machine), and in all. Part of a reason
+ * are a stranger's words, which he can vary.
+ */
+const MAX_TOLD_OF_ADDRESS = 8;
+const MAX_TOLD = 256;
 /** What is quoted of a stranger's words. */
 const MAX_QUOTED_CHARS = 200;
 
@@ -50,7 +56,8 @@ export class JoinListener {
   readonly #logger: Logger;
   readonly #handshakes = new Set<Transport>(); // oldest first
   readonly #joined = new Set<Transport>();
-  readonly #told = new Set<string>();
+  readonly #told = new ToldOnce(MAX_TOLD);
+  readonly #toldOf = new Map<string, number>(); // at most as many as #told
   #engine: Attachable | null = null;
 
   /**
@@ -123,9 +130,7 @@ export class JoinListener {
       ...(logger && { logger }),
     });
     try {
-      const index = await engine.attach(source);
-      this.#joined.add(transport);
-      void transport.closed.then(() => this.#joined.delete(transport));
+      const index = await engine.attach(this.#counted(source, transport));
       onJoined?.(transport.name, index);
     } catch (thrown) {
       const error = toError(thrown);
@@ -136,16 +141,38 @@ export class JoinListener {
     }
   }
 
-  /** Once for each address: a stranger who keeps trying fills nobody's screen. */
+  /**
+   * Counts the node as soon as it has proven the token, before the engine has it: many may be in their handshake at once, and a
+   * stranger who is takes nobody's place. For the last place the first one through has it; another one comes again and is told.
+   */
+  #counted(source: AttentionSource, transport: Transport): AttentionSource {
+    const { mostJoined = DEFAULT_MOST_JOINED } = this.#options;
+    return {
+      ...source,
+      connect: async (geometry, options) => {
+        const backend = await source.connect(geometry, options);
+        if (this.#joined.size < mostJoined) {
+          this.#joined.add(transport);
+          void transport.closed.then(() => this.#joined.delete(transport));
+          return backend;
+        }
+        const full = new CapacityError('TOO_MANY_NODES', `${mostJoined} nodes came before ${source.name}`);
+        await transport.close(full); // not by a good-bye, after which it would not come again
+        await backend.close();
+        throw full;
+      },
+    };
+  }
+
+  /** Once for each address and reason: a stranger who keeps trying fills nobody's screen, nor does he hide what else fails. */
   #tell(name: string, error: Error): void {
     const address = name.replace(/:\d+$/, '');
-    const words =
-      error.message.length > MAX_QUOTED_CHARS ? `${error.message.slice(0, MAX_QUOTED_CHARS)}…` : error.message;
-    const isNew = !this.#told.has(address) && this.#told.size < MAX_TOLD_ADDRESSES;
-    if (isNew) this.#told.add(address);
-    const level = isNew ? 'warn' : 'debug';
-    this.#logger[level](`a node from ${address} could not join; what else fails from there isn't shown`, {
-      reason: words,
+    const reason = foreignWords(error.message.replaceAll(name, address), MAX_QUOTED_CHARS);
+    const told = this.#toldOf.get(address) ?? 0;
+    const isNew = told < MAX_TOLD_OF_ADDRESS && this.#told.isNew(`${address} ${reason}`);
+    if (isNew) this.#toldOf.set(address, told + 1);
+    this.#logger[isNew ? 'warn' : 'debug'](`a node from ${address} could not join; the same again isn't shown`, {
+      reason,
     });
   }
 }

@@ -166,7 +166,10 @@ describe('one port', () => {
   });
 
   it('turns away pages of origins that were not allowed', async () => {
-    const { listener, accepted } = await echo({ origins: ['https://example.org'] });
+    const warnings: unknown[] = [];
+    const warn = (_message: string, fields?: Readonly<Record<string, unknown>>) => void warnings.push(fields?.origin);
+    const logger = { debug: () => {}, info: () => {}, warn };
+    const { listener, accepted } = await echo({ origins: ['https://example.org'], logger });
     const open = (origin: string | undefined) =>
       new Promise<string>((resolve) => {
         const socket = new WsClient(listener.webSocketUrl, origin === undefined ? {} : { origin });
@@ -180,6 +183,11 @@ describe('one port', () => {
     expect(await open(`http://127.0.0.1:${listener.port}`)).toMatch(/403/);
     expect(await open('null')).toMatch(/403/);
     expect(accepted).toHaveLength(2);
+    // A page that tries again and again is told of once, and as many pages as there may be fill no screen.
+    for (let i = 0; i < 3; i++) await open('https://evil.test');
+    expect(warnings).toEqual(['https://evil.test', `http://127.0.0.1:${listener.port}`, 'null']);
+    for (let i = 0; i < 100; i++) await open(`https://evil${i}.test`);
+    expect(warnings).toHaveLength(64);
   });
 
   it('drops what speaks neither, and what says nothing', async () => {

@@ -8,9 +8,11 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { createServer as createTlsServer } from 'node:tls';
 import { InputError, type Logger, silentLogger } from '@glinthawk/core';
 import { WebSocketServer } from 'ws';
+import { foreignWords } from '../foreign-words.ts';
 import { MAGIC } from '../frame.ts';
 import { MAX_WEBSOCKET_MESSAGE_BYTES } from '../limits.ts';
 import { checkListenAllowed } from '../listen-policy.ts';
+import { ToldOnce } from '../told-once.ts';
 import type { Transport } from '../transport.ts';
 import { TcpTransport } from './tcp-transport.ts';
 import { WsServerTransport } from './ws-transport.ts';
@@ -58,6 +60,10 @@ const MAX_UNDECIDED = 256;
 const MAX_ANSWERING = 64;
 /** An answer of which the other end takes nothing for so long is given up. */
 const ANSWER_STALL_MS = 30_000;
+/** Warnings that strangers can cause, one for each origin or address; any page and machine can come as often as it likes. */
+const MAX_WARNINGS = 64;
+/** Of an Origin, which may be as long as HTTP headers are. */
+const MAX_ORIGIN_CHARS = 100;
 
 /** @throws InputError when the address can't be had, or is beyond this machine and there is no token */
 export async function listen(options: ListenOptions): Promise<Listener> {
@@ -84,10 +90,16 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     autoPong: false, // WsServerTransport does it, within bounds
   });
   const scheme = options.tls ? 'tls' : 'tcp';
+  const told = new ToldOnce(MAX_WARNINGS);
+  /** What else is wrong in the same way from there is for debugging. */
+  const warnOnce = (from: string | undefined, message: string, fields: Readonly<Record<string, unknown>>) => {
+    logger[told.isNew(`${from} ${message}`) ? 'warn' : 'debug'](message, fields);
+  };
   http.on('upgrade', (request, socket, head) => {
     const origin = request.headers.origin;
     if (!originAllowed(origin, options.origins)) {
-      logger.warn('a page was refused by its origin', { origin });
+      const shown = foreignWords(origin ?? '', MAX_ORIGIN_CHARS);
+      warnOnce(shown, 'a page was refused by its origin', { origin: shown });
       socket.end('HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
       return;
     }
@@ -119,7 +131,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       if (first === null) return; // it ended
       const kind = first[0] === (MAGIC & 0xff) ? 'frames' : 'http';
       if (kind === 'http' && !looksLikeHttp(first)) {
-        logger.warn('a connection spoke neither frames nor HTTP', { from: socket.remoteAddress });
+        warnOnce(socket.remoteAddress, 'a connection spoke neither frames nor HTTP', { from: socket.remoteAddress });
         socket.destroy();
         return;
       }
@@ -136,7 +148,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     : createServer();
   server.on('connection', onConnection);
   server.on(options.tls ? 'secureConnection' : 'connection', onSocket);
-  server.on('tlsClientError', (error: Error) => logger.warn('TLS handshake failed', { error: error.message }));
+  server.on('tlsClientError', (error: Error, { remoteAddress }) => {
+    warnOnce(remoteAddress, 'TLS handshake failed', { from: remoteAddress, error: error.message });
+  });
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) => {
