@@ -1,7 +1,7 @@
 /** The engine worker as the page has it: the example's goldens on both dense tiers and every place of attention, stop, and batch. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EngineClient } from './client.ts';
-import type { TierSettings } from './protocol.ts';
+import type { Event, TierSettings } from './protocol.ts';
 import { generateCommand, RecordedEvents, twoTiers } from './recorded-events.fixture.ts';
 import { SPAN_FIELDS, SpanField, SpanKind } from './span.ts';
 
@@ -47,6 +47,10 @@ async function expectGoldens(count: number, maxTokens = Number.POSITIVE_INFINITY
   expect(ended.generatedTokens).toBeGreaterThanOrEqual(
     chosen.reduce((sum, { greedy_ids }) => sum + greedy_ids.length, 0),
   );
+}
+
+function isErrorNotice(event: Event): boolean {
+  return event.type === 'notice' && event.notice.level === 'error';
 }
 
 async function open(tiers: TierSettings): Promise<void> {
@@ -244,10 +248,30 @@ describe('what can go wrong', () => {
     expect(readies.map(({ tiers }) => tiers.nodes.length)).toEqual([1]);
   });
 
+  const unreachable = { ...twoTiers, workers: 0, remotes: [{ url: 'ws://127.0.0.1:9' }] };
+
+  it('other tiers that can not be had leave the model open: those from before come back, after why', async () => {
+    await open({ ...twoTiers, workers: 1 });
+    for (const tiers of [unreachable, { ...unreachable, weightDtype: 'f16' as const }]) {
+      const since = events.all.length;
+      client.send({ type: 'retier', tiers });
+      const ready = await events.next('ready', () => true, since);
+      expect(ready.tiers.nodes).toEqual([{ name: 'worker 1', kind: 'worker' }]);
+      const told = events.all.slice(since).filter((event) => event.type === 'ready' || isErrorNotice(event));
+      expect(told.map(({ type }) => type)).toEqual(['notice', 'ready']);
+      const stages = events.all.slice(since).flatMap((event) => (event.type === 'progress' ? [event.stage] : []));
+      // Only another dense tier costs loading.
+      expect(stages.includes('loading weights')).toBe(tiers.weightDtype === 'f16');
+      await expectGoldens(1);
+    }
+    const [noNode, noWeights] = events.of('notice').filter(isErrorNotice);
+    expect(noNode?.notice).toMatchObject({ level: 'error', text: expect.stringContaining('--origin') });
+    expect(noWeights?.notice.text).toContain('f16 needs a GPU');
+  });
+
   it('an unreachable remote node, a damaged model and a model that is not there fail with a hint, and a good one opens after', async () => {
     let since = events.all.length;
-    const remotes = [{ url: 'ws://127.0.0.1:9' }];
-    client.send({ type: 'retier', tiers: { ...twoTiers, workers: 0, remotes } });
+    client.send({ type: 'open', model: { kind: 'example' }, tiers: unreachable });
     const { error } = await events.next('failed', () => true, since);
     expect(error).toMatchObject({ code: 'NODE_LOST' });
     expect(error.hint).toContain('--origin');

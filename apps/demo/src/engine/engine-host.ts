@@ -4,10 +4,10 @@
  * that the page sends makes this throw or wait for ever: what goes wrong becomes an event.
  */
 import { AbortedError, type GlinthawkError, InputError, type Logger } from '@glinthawk/core';
+import { MAX_LATENCY_MS } from '../limits.ts';
 import { runBatchFile } from './batch-run.ts';
 import { probeCapabilities } from './capabilities.ts';
 import { type OpenDense, openDenseTier } from './dense-tier.ts';
-import { MAX_LATENCY_MS } from '../limits.ts';
 import { asGlinthawkError, reportError } from './error-report.ts';
 import type { Latency } from './observed-source.ts';
 import { openChosenModel } from './open-files.ts';
@@ -152,8 +152,13 @@ export class EngineHost {
   }
 
   async #setTiers(session: Session, tiers: TierSettings, signal: AbortSignal): Promise<void> {
-    await session.setTiers(tiers, signal);
+    const refusal = await session.setTiers(tiers, signal);
     signal.throwIfAborted();
+    if (refusal !== null) {
+      const { message, hint } = reportError(refusal);
+      const text = [`These tiers could not be had: ${message}.`, hint, 'Those from before are back.'];
+      this.#send({ type: 'notice', notice: { level: 'error', text: text.filter((part) => part !== null).join(' ') } });
+    }
     this.#send({ type: 'ready', model: session.modelReport, tiers: session.tierReport });
     this.#startClock();
   }

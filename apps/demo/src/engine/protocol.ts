@@ -59,14 +59,18 @@ export interface SamplingControls {
 
 export type Prompt =
   | { readonly kind: 'chat'; readonly messages: readonly ChatMessage[] }
-  | { readonly kind: 'text'; readonly text: string };
+  /** `maxTokens` instead of the sampling's. */
+  | { readonly kind: 'text'; readonly text: string; readonly maxTokens?: number };
 
 export type Command =
   /** What this browser has: answered by `probed`. */
   | { readonly type: 'probe' }
   /** Opens a model and its tiers, closing what was open: `progress`…, `described`, then `ready` or `failed`. */
   | { readonly type: 'open'; readonly model: ModelChoice; readonly tiers: TierSettings }
-  /** Other tiers for the model that is open; the dense tier is kept where it is the same. `ready` or `failed`, or nothing after a `failed`. */
+  /**
+   * Other tiers for the model that is open; the dense tier is kept where it is the same. `ready`, with the former tiers where these
+   * can't be had, after a `notice` (error) that says why; or `failed` when neither can; or nothing after a `failed`.
+   */
   | { readonly type: 'retier'; readonly tiers: TierSettings }
   /** One run of one or more prompts: `tokens`…, `finished` or `requestFailed` for each, then `ended`. */
   | {

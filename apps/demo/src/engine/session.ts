@@ -3,7 +3,7 @@
  * was unfinished runs again from its beginning: greedy and seeded output is the same, so nothing but time is lost. A session
  * that can't go on says so once, by `onFailed`, and every use of it throws the same error.
  */
-import { AbortedError, DeviceError, type GlinthawkError, InputError, type Logger } from '@glinthawk/core';
+import { AbortedError, DeviceError, type GlinthawkError, InputError, type Logger, toError } from '@glinthawk/core';
 import type { DenseBackend } from '@glinthawk/dense';
 import type { EngineApi, GenerationEvent, GenerationRequest } from '@glinthawk/engine';
 import { describeModel, type Model } from '@glinthawk/model';
@@ -51,6 +51,8 @@ export class Session {
   readonly model: Model;
   readonly #options: SessionOptions;
   #tiers: Tiers | null = null;
+  /** Settings of the tiers that were open last. */
+  #opensWith: TierSettings | null = null;
   #recovery: { readonly abort: AbortController; readonly ended: Promise<void> } | null = null;
   #recoveredAtMs = Number.NEGATIVE_INFINITY;
   #failure: GlinthawkError | null = null;
@@ -63,10 +65,12 @@ export class Session {
   }
 
   /**
-   * Opens the tiers, or others; the dense tier stays where it is the same. After it threw the session is of no use: close it.
+   * Opens the tiers, or others; the dense tier stays where it is the same. Where others can't be had, those that were there come
+   * back. After it threw the session is of no use, unless it was aborted for another setTiers(): close it.
+   * @returns null, or why the former ones are there again
    * @throws InputError, CapacityError, DeviceError, ProtocolError, NodeLostError, AbortedError
    */
-  async setTiers(settings: TierSettings, signal: AbortSignal): Promise<void> {
+  async setTiers(settings: TierSettings, signal: AbortSignal): Promise<GlinthawkError | null> {
     await unlessAborted(this.#abandonRecovery(), signal);
     if (this.#failure !== null) throw this.#failure;
     let dense: DenseBackend | null = null;
@@ -77,8 +81,29 @@ export class Session {
       if (orderly && sameDense(before.tier.settings, settings)) dense = before.dense;
       else await closeDense(before.dense);
     }
-    this.#options.latency.ms = settings.latencyMs;
-    await this.#openTiers(dense, settings, signal, this.#options.onProgress);
+    const former = this.#opensWith;
+    try {
+      await this.#openTiers(dense, settings, signal, this.#options.onProgress);
+      return null;
+    } catch (thrown) {
+      if (signal.aborted || former === null) {
+        if (dense !== null) await closeDense(dense);
+        throw thrown;
+      }
+      await this.#openFormer(dense, former, signal, thrown);
+      return asGlinthawkError(thrown);
+    }
+  }
+
+  /** @throws why others could not be had, when neither can these */
+  async #openFormer(kept: DenseBackend | null, former: TierSettings, signal: AbortSignal, why: unknown): Promise<void> {
+    try {
+      await this.#openTiers(kept, former, signal, this.#options.onProgress);
+    } catch (thrown) {
+      this.#options.logger.debug('the former tiers did not come back', { reason: toError(thrown).message });
+      if (kept !== null) await closeDense(kept);
+      throw why;
+    }
   }
 
   get modelReport(): ModelReport {
@@ -163,6 +188,7 @@ export class Session {
     return this.#opened();
   }
 
+  /** @param kept stays its caller's when this throws */
   async #openTiers(
     kept: DenseBackend | null,
     settings: TierSettings,
@@ -173,6 +199,7 @@ export class Session {
     const opening = kept ?? openDense(this.model, settings, { logger, signal, onProgress });
     // A device that never comes must not keep a later open waiting; should it come after all, it is closed.
     const dense = kept ?? (await abandonable(Promise.resolve(opening), signal, (late) => late.close()));
+    latency.ms = settings.latencyMs;
     try {
       signal.throwIfAborted();
       onProgress('starting the attention tier', 0, null);
@@ -185,8 +212,9 @@ export class Session {
       });
       const tier = await abandonable(connecting, signal, (late) => late.close());
       this.#tiers = { dense, tier };
+      this.#opensWith = settings;
     } catch (thrown) {
-      await closeDense(dense);
+      if (kept === null) await closeDense(dense);
       throw thrown;
     }
     if (kept !== null) return; // it is watched already
