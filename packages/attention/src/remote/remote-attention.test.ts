@@ -464,6 +464,88 @@ describe('a handshake is refused with the reason', () => {
   });
 });
 
+describe('numbers that are none', () => {
+  const slot = { index: 0, generation: 1 };
+  const other = { index: 1, generation: 1 };
+  const width = qkvRowFloats(geometry);
+  /** A node that answers row `bad` of each attend with `value`. */
+  const liar = (bad: number, value: number) =>
+    makeNode({
+      createBackend: async (shape, { kvDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype);
+        const attend = backend.attend.bind(backend);
+        return Object.assign(backend, {
+          async attend(step: number, layer: number, qkv: Float32Array, output: Float32Array) {
+            await attend(step, layer, qkv, output);
+            output[bad * outputRowFloats(geometry) + 3] = value;
+          },
+        });
+      },
+    });
+  async function attended(
+    remote: AttentionBackend,
+    step: AttentionStep,
+    change: (qkv: Float32Array) => void = () => {},
+  ): Promise<Float32Array> {
+    const rows = step.entries.reduce((sum, { count }) => sum + count, 0);
+    const qkv = random(rows * width);
+    change(qkv);
+    const output = new Float32Array(rows * outputRowFloats(geometry));
+    remote.announce(step);
+    await remote.attend(step.id, 0, qkv, output);
+    return output;
+  }
+  const both = (id: number) => ({
+    id,
+    entries: [
+      { slot, position: 2 * (id - 1), count: 2 },
+      { slot: other, position: id - 1, count: 1 },
+    ],
+  });
+  const opened = (remote: AttentionBackend) => {
+    remote.open(slot, 0);
+    remote.open(other, 0);
+    return remote;
+  };
+
+  it.each([
+    ['NaN', NaN, 'f32'],
+    ['infinity', -Infinity, 'f32'],
+    ['NaN, in f16', NaN, 'f16'],
+    ['what overflows in the next layer', 3e38, 'f32'],
+  ] as const)('%s from the node: it is lost, and told why', async (_name, value, wireDtype) => {
+    const { node } = liar(2, value);
+    const remote = opened(await memorySource(node, { wireDtype }).connect(geometry, hello));
+    await expect(attended(remote, both(1))).rejects.toThrow(/memory is lost: .*not finite numbers/);
+    expect(await remote.lost).toMatchObject({ cause: { code: 'NOT_FINITE' } });
+    await expect.poll(() => node.stats().connections).toBe(0);
+    await remote.close();
+    expect(remote.allocatedBytes()).toBe(0);
+  });
+
+  it.each([
+    ['f32', 'f32', NaN],
+    ['f16', 'f32', 70_000],
+    ['f32', 'f16', 70_000],
+    ['f32', 'f32', 2e38],
+  ] as const)(
+    'from a request that overflows itself (KV %s, wire %s): its own, and no others',
+    async (kvDtype, wireDtype, sent) => {
+      const { node } = liar(2, NaN);
+      const remote = opened(await memorySource(node, { wireDtype }).connect(geometry, { ...hello, kvDtype }));
+      const output = await attended(remote, both(1), (qkv) => {
+        qkv[2 * width + 5] = sent;
+      });
+      expect(output[2 * outputRowFloats(geometry) + 3]).toBe(NaN);
+      // It stays in the slot's KV, whatever is sent later: at a node that is right, too.
+      await attended(remote, both(2));
+      // But a node that answers another slot so is wrong.
+      const swapped = { id: 3, entries: [...both(3).entries].reverse() };
+      await expect(attended(remote, swapped)).rejects.toThrow(/not finite/);
+    },
+  );
+});
+
 describe('when a connection fails', () => {
   it('every pending attend rejects and lost resolves: the node breaks off', async () => {
     const { remote, qkv, output } = await session({}, {}, { faults: [{}, { dropAfterBytes: 900 }] });

@@ -59,6 +59,7 @@ import {
 } from '@glinthawk/wire';
 import type { AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
 import type { LogSumExpBackend } from './log-sum-exp.ts';
+import { isWithin, mostAnswered, mostSent } from './magnitude.ts';
 import { attendKey } from './node-session.ts';
 import { greet } from './remote-handshake.ts';
 
@@ -83,6 +84,8 @@ export interface RemoteAttentionOptions {
 interface OpenSlot {
   readonly generation: number;
   tokens: number;
+  /** It was sent what may have overflowed there: what comes back of it may be no numbers. */
+  overflowed: boolean;
 }
 
 interface AnnouncedStep {
@@ -217,7 +220,7 @@ export class RemoteAttention implements LogSumExpBackend {
       );
     }
     if (this.#slots.has(slot.index)) throw new InputError('SLOT_IN_USE', `slot ${slot.index} is open at ${this.name}`);
-    this.#slots.set(slot.index, { generation: slot.generation, tokens: 0 });
+    this.#slots.set(slot.index, { generation: slot.generation, tokens: 0, overflowed: false });
     this.#connection.send(openFrame([{ slot, shard }]));
   }
 
@@ -299,6 +302,7 @@ export class RemoteAttention implements LogSumExpBackend {
     this.#pending.set(key, { announced, rows, layout, output, logSumExp, resolve, reject });
     const fields = { id: stepId, layer, rows, dtype: this.#wireDtype, wantsLogSumExp: logSumExp !== undefined };
     const floats = qkv.subarray(0, rows * qkvRowFloats(this.geometry));
+    this.#noteOverflow(announced, floats);
     if (this.#wireDtype === 'f32') {
       this.#connection.send(attendFrame(fields, bytesOf(floats)));
     } else {
@@ -330,6 +334,43 @@ export class RemoteAttention implements LogSumExpBackend {
       short('output', output.length, outputRowFloats(this.geometry)) ??
       (logSumExp && short('logSumExp', logSumExp.length, groupSize * kvHeads))
     );
+  }
+
+  /** Its keys and values stay with a slot: what overflowed once may show at any later step. */
+  #noteOverflow({ step }: AnnouncedStep, qkv: Float32Array): void {
+    const most = mostSent(this.kvDtype, this.#wireDtype);
+    if (isWithin(qkv, most)) return;
+    this.#eachEntry(step, qkv, qkvRowFloats(this.geometry), (open, rows) => {
+      if (!isWithin(rows, most)) open.overflowed = true;
+    });
+  }
+
+  /** @throws ProtocolError for what can't be a mean of the values that the node was sent */
+  #checkOutput({ step }: AnnouncedStep, output: Float32Array): void {
+    const most = mostAnswered(this.kvDtype, this.#wireDtype);
+    if (isWithin(output, most)) return;
+    this.#eachEntry(step, output, outputRowFloats(this.geometry), (open, rows) => {
+      if (open.overflowed || isWithin(rows, most)) return;
+      throw new ProtocolError('NOT_FINITE', `${this.name} sent values that are not finite numbers, or far too large`, {
+        hint: 'the node is broken or does not mean well; end it',
+      });
+    });
+  }
+
+  /** @param rows [rows of the step, rowFloats] @param visit told each slot that is still open, with its part of them */
+  #eachEntry(
+    step: AttentionStep,
+    rows: Float32Array,
+    rowFloats: number,
+    visit: (open: OpenSlot, rows: Float32Array) => void,
+  ): void {
+    let at = 0;
+    for (const { slot, count } of step.entries) {
+      const from = at;
+      at += count * rowFloats;
+      const open = this.#slots.get(slot.index);
+      if (open?.generation === slot.generation) visit(open, rows.subarray(from, at));
+    }
   }
 
   /** Counts the tokens of a step, once the node has found room for them. */
@@ -468,18 +509,20 @@ export class RemoteAttention implements LogSumExpBackend {
     if (pooled !== undefined) this.#pool.give(pooled);
   }
 
-  #take(header: FrameHeader): PendingAttend {
-    const key = attendKey(header.id, header.layer);
-    const pending = this.#pending.get(key);
+  #pendingOf(header: FrameHeader): PendingAttend {
+    const pending = this.#pending.get(attendKey(header.id, header.layer));
     if (pending === undefined) throw unasked(header);
-    this.#pending.delete(key);
+    return pending;
+  }
+
+  #take(header: FrameHeader): PendingAttend {
+    const pending = this.#pendingOf(header);
+    this.#pending.delete(attendKey(header.id, header.layer));
     return pending;
   }
 
   #settle(header: FrameHeader, payload: Uint8Array): void {
-    const { announced, layout, output, logSumExp, resolve } = this.#take(header);
-    if (!announced.stored) this.#countTokens(announced);
-    this.#busyMs += header.aux / 1000;
+    const { announced, layout, output, logSumExp, resolve } = this.#pendingOf(header);
     const floats = header.rows * outputRowFloats(this.geometry);
     if (this.#wireDtype === 'f16') {
       const half = new Uint16Array(payload.buffer, payload.byteOffset, floats);
@@ -487,10 +530,14 @@ export class RemoteAttention implements LogSumExpBackend {
     } else if (logSumExp !== undefined) {
       output.set(new Float32Array(payload.buffer, payload.byteOffset, floats));
     } // else it was received into output
+    this.#checkOutput(announced, output.subarray(0, floats));
+    if (!announced.stored) this.#countTokens(announced);
+    this.#busyMs += header.aux / 1000;
     if (logSumExp !== undefined) {
       const at = payload.byteOffset + layout.logSumExpOffset;
       logSumExp.set(new Float32Array(payload.buffer, at, (layout.payloadBytes - layout.logSumExpOffset) / 4));
     }
+    this.#take(header);
     resolve();
   }
 
