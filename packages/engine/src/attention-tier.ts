@@ -11,6 +11,7 @@ import {
   type KvDtype,
   type Logger,
   NodeLostError,
+  ProtocolError,
   toError,
 } from '@glinthawk/core';
 import { NodeConnection } from './node-connection.ts';
@@ -18,6 +19,9 @@ import { NodeSpeed } from './scheduler/placement.ts';
 
 const FIRST_BACKOFF_MS = 100;
 const LONGEST_BACKOFF_MS = 10_000;
+/** More than that for a node that sent what it may not, twice as long each time: it costs the sequences that it has by then. */
+const FIRST_DISTRUST_MS = 1_000;
+const LONGEST_DISTRUST_MS = 300_000;
 
 export interface AttentionTierOptions {
   readonly sources: readonly AttentionSource[];
@@ -42,6 +46,8 @@ interface Place {
   connection: NodeConnection | null;
   /** How long to wait before the source is tried again; grows until one of its nodes has done something. */
   backoffMs: number;
+  /** How often a connection ended because its node broke the protocol, or sent what are no numbers. */
+  offences: number;
   /** Of the latest connection. */
   blocks: number;
   /** Tokens of the largest shard that the source ever had. */
@@ -55,6 +61,7 @@ function placeOf(name: string, source: AttentionSource | null): Place {
     speed: new NodeSpeed(),
     connection: null,
     backoffMs: FIRST_BACKOFF_MS,
+    offences: 0,
     blocks: 0,
     shardTokens: 0,
   };
@@ -249,6 +256,7 @@ export class AttentionTier {
     this.#options.logger.warn(`attention node ${connection.backend.name} is lost`, { reason: error.message });
     this.#end(connection);
     if (connection.wasUsed) place.backoffMs = FIRST_BACKOFF_MS;
+    if (error.cause instanceof ProtocolError) place.offences++;
     const isGone = place.source?.once === true;
     if (isGone) this.#places[index] = placeOf(place.name, null);
     this.#options.onLost(connection, error);
@@ -273,6 +281,7 @@ export class AttentionTier {
     const { logger } = this.#options;
     const attempt = async () => {
       const reasons = new Set<string>();
+      await sleep(distrustMs(place.offences), this.#abort.signal);
       while (!this.#abort.signal.aborted) {
         const { backoffMs } = place;
         await sleep(backoffMs, this.#abort.signal);
@@ -298,6 +307,10 @@ export class AttentionTier {
     const running = attempt().finally(() => this.#background.delete(running));
     this.#background.add(running);
   }
+}
+
+function distrustMs(offences: number): number {
+  return offences === 0 ? 0 : Math.min(FIRST_DISTRUST_MS * 2 ** (offences - 1), LONGEST_DISTRUST_MS);
 }
 
 /** Ends early, and quietly, when aborted. */

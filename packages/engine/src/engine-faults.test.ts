@@ -108,6 +108,29 @@ describe('connecting', () => {
     expect(warnings.filter((message) => message.includes('refuses'))).toHaveLength(1);
   });
 
+  it('a node that sends what are no numbers comes back ever later', async () => {
+    const connectedAtMs: number[] = [];
+    const alter = (backend: AttentionBackend) => {
+      const attend = backend.attend.bind(backend);
+      let attends = 0;
+      return {
+        attend: (...args: Parameters<typeof attend>) => {
+          if (++attends < 4) return attend(...args);
+          const cause = new ProtocolError('NOT_FINITE', 'no numbers');
+          return Promise.reject(new NodeLostError('node 0', 'lost', { cause }));
+        },
+      };
+    };
+    const onConnect = () => void connectedAtMs.push(performance.now());
+    const { engine } = await rig([{ alter, onConnect }, {}]);
+    const given = Array.from({ length: 8 }, (_, i) => requestOf(`r${i}`, [i, 2], 6));
+    while (connectedAtMs.length < 3) await expectAll(engine, given);
+    const [first = 0, second = 0, third = 0] = connectedAtMs;
+    expect(second - first).toBeGreaterThan(1_000);
+    expect(third - second).toBeGreaterThan(2_000);
+    expect(engine.stats().failed).toBe(0);
+  });
+
   it('a node that is lost while a sequence is placed there', async () => {
     let opens = 0;
     const alter = (backend: AttentionBackend) => {
