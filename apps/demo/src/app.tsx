@@ -24,6 +24,7 @@
  */
 import { type Signal, useComputed, useSignal } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
+import type { SampleLog } from './see/sample-log.ts';
 import type { AppState } from './state/app-state.ts';
 import type { Downloads } from './state/downloads.ts';
 import { statusText } from './state/engine-state.ts';
@@ -42,6 +43,7 @@ import { TiersCard } from './ui/tiers-card.tsx';
 
 export interface AppProps {
   readonly app: AppState;
+  readonly log: SampleLog;
   readonly downloads: Downloads;
   readonly otherTabs: OtherTabs;
   readonly theme: Signal<Theme>;
@@ -50,7 +52,7 @@ export interface AppProps {
   readonly see: ComponentChildren;
 }
 
-export function App({ app, downloads, otherTabs, theme, secure, see }: AppProps) {
+export function App({ app, log, downloads, otherTabs, theme, secure, see }: AppProps) {
   const modelTab = useSignal('example');
   const generateTab = useSignal('prompt');
   const picked = useSignal<LocalModel | null>(null);
@@ -64,7 +66,7 @@ export function App({ app, downloads, otherTabs, theme, secure, see }: AppProps)
       </a>
       <Header theme={theme} status={status.value} />
       <main>
-        <Hero app={app} otherTabs={otherTabs.count.value} />
+        <Hero app={app} log={log} otherTabs={otherTabs.count.value} />
         <Notices app={app} />
         <div class="work" id="generate">
           <GenerateCard app={app} tab={generateTab} batchText={batchText} />

@@ -35,7 +35,10 @@ export async function renderDemoPage(root: HTMLElement, theme: Signal<Theme>): P
   void registerServiceWorker();
 
   const see = seeItWork(app, log);
-  render(<App app={app} downloads={downloads} otherTabs={otherTabs} theme={theme} secure={secure} see={see} />, root);
+  render(
+    <App app={app} log={log} downloads={downloads} otherTabs={otherTabs} theme={theme} secure={secure} see={see} />,
+    root,
+  );
 }
 
 function seeItWork(app: AppState, log: SampleLog) {

@@ -24,7 +24,7 @@ export async function runPrompts({ run, prompts, sampling }: GenerateCommand, co
   function* requests(): Generator<GenerationRequest> {
     for (const [index, prompt] of prompts.entries()) {
       try {
-        yield requestOf(run, index, encode(session.model, prompt), sampling, seed);
+        yield requestOf(run, index, encode(session.model, prompt), controlsOf(prompt, sampling), seed);
       } catch (thrown) {
         send({ type: 'requestFailed', run, index, error: reportError(thrown) });
       }
@@ -65,6 +65,11 @@ export async function runPrompts({ run, prompts, sampling }: GenerateCommand, co
 
 function encode(model: Model, prompt: Prompt): readonly number[] {
   return prompt.kind === 'chat' ? encodeChat(model, prompt.messages) : encodePrompt(model, prompt.text);
+}
+
+function controlsOf(prompt: Prompt, sampling: SamplingControls): SamplingControls {
+  if (prompt.kind !== 'text' || prompt.maxTokens === undefined) return sampling;
+  return { ...sampling, maxTokens: prompt.maxTokens };
 }
 
 function requestOf(

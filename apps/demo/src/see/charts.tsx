@@ -7,13 +7,12 @@ import { useEffect, useRef } from 'preact/hooks';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import { formatBytes } from '../state/format.ts';
+import type { Figures } from './figures.ts';
 import type { SampleLog, SeriesPoint } from './sample-log.ts';
 import { readTheme, type Theme, type Token, watchTheme } from './theme.ts';
 
 const SPAN_SECONDS = 60;
 const HEIGHT = 150;
-/** Micro-batches end in bursts: values are means over a second. */
-const SMOOTH_MS = 1_000;
 /** A chart is drawn less often than samples come: nobody reads faster. */
 const DRAW_EVERY_MS = 380;
 
@@ -22,7 +21,7 @@ interface Curve {
   readonly colour: Token;
   readonly dash?: readonly number[];
   readonly filled?: boolean;
-  value(point: SeriesPoint): number;
+  value(figures: Figures): number;
 }
 
 interface ChartSpec {
@@ -41,7 +40,7 @@ const CHARTS: readonly ChartSpec[] = [
     title: 'Throughput',
     unit: 'tokens/s',
     axis: 46,
-    curves: [{ label: 'all sequences', colour: 'ink', filled: true, value: (point) => point.tokensPerSecond }],
+    curves: [{ label: 'all sequences', colour: 'ink', filled: true, value: (figures) => figures.tokensPerSecond }],
     top: (most) => Math.max(10, most * 1.15),
     format: (value) => Math.round(value).toLocaleString('en-US'),
   },
@@ -50,8 +49,8 @@ const CHARTS: readonly ChartSpec[] = [
     unit: '% of the time',
     axis: 46,
     curves: [
-      { label: 'dense', colour: 'dense', filled: true, value: (point) => 100 * point.denseShare },
-      { label: 'attention', colour: 'attention', dash: [6, 3], value: (point) => 100 * point.attentionShare },
+      { label: 'dense', colour: 'dense', filled: true, value: (figures) => 100 * figures.denseShare },
+      { label: 'attention', colour: 'attention', dash: [6, 3], value: (figures) => 100 * figures.attentionShare },
     ],
     top: () => 100,
     format: (value) => `${Math.round(value)} %`,
@@ -61,8 +60,8 @@ const CHARTS: readonly ChartSpec[] = [
     unit: 'bytes/s',
     axis: 74,
     curves: [
-      { label: 'q, k, v out', colour: 'wire', filled: true, value: (point) => point.bytesOutPerSecond },
-      { label: 'o back', colour: 'attention', dash: [6, 3], value: (point) => point.bytesInPerSecond },
+      { label: 'q, k, v out', colour: 'wire', filled: true, value: (figures) => figures.bytesOutPerSecond },
+      { label: 'o back', colour: 'attention', dash: [6, 3], value: (figures) => figures.bytesInPerSecond },
     ],
     top: (most) => Math.max(1024, most * 1.15),
     format: (value) => `${formatBytes(value)}/s`,
@@ -154,27 +153,7 @@ function dataOf(series: readonly SeriesPoint[], curves: readonly Curve[]): uPlot
     series.findIndex(({ atMs }) => newest - atMs <= SPAN_SECONDS * 1000),
   );
   const x = series.slice(first).map(({ atMs }) => (atMs - newest) / 1000);
-  return [x, ...curves.map((curve) => smoothed(series, curve.value).slice(first))];
-}
-
-/** Each value as the mean over the second before it. */
-export function smoothed(series: readonly SeriesPoint[], value: (point: SeriesPoint) => number): number[] {
-  let from = 0;
-  let sum = 0;
-  let overMs = 0;
-  return series.map((point) => {
-    sum += value(point) * point.overMs;
-    overMs += point.overMs;
-    for (
-      let oldest = series[from];
-      oldest !== undefined && oldest.atMs <= point.atMs - SMOOTH_MS;
-      oldest = series[++from]
-    ) {
-      sum -= value(oldest) * oldest.overMs;
-      overMs -= oldest.overMs;
-    }
-    return overMs > 0 ? Math.max(0, sum / overMs) : 0;
-  });
+  return [x, ...curves.map((curve) => series.slice(first).map(({ recent }) => curve.value(recent)))];
 }
 
 function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme, onCursor: (plot: uPlot) => void): uPlot {

@@ -99,7 +99,13 @@ function Bar(props: {
 }
 
 function notesOf(result: Measurement): string {
-  const busy = `dense busy ${percent(result.denseShare)}, attention computing ${percent(result.attentionShare)}`;
-  const stories = `${result.running < 10 ? result.running.toFixed(1) : Math.round(result.running)} stories at once`;
-  return `${busy}; ${stories}, ${result.rowsPerMicroBatch.toFixed(1)} rows a dense call`;
+  const { decodeRows, prefillRows, preemptionsPerSecond, running } = result;
+  const notes = [
+    `dense busy ${percent(result.denseShare)}, attention computing ${percent(result.attentionShare)}`,
+    `${running < 10 ? running.toFixed(1) : Math.round(running)} stories at once`,
+    `a dense call writes ${decodeRows.toFixed(1)} tokens and reads ${prefillRows.toFixed(1)}`,
+    `${preemptionsPerSecond.toFixed(1)} preemptions/s`,
+  ];
+  if (!result.steady) notes.push('measured before it was steady');
+  return notes.join('; ');
 }

@@ -3,40 +3,29 @@ import type { Event } from '../engine/protocol.ts';
 import {
   type ComparisonState,
   type Input,
+  isSteady,
   MEASURE_MS,
+  MOST_WARM_MS,
   STUCK_MS,
   stepComparison,
   type Trial,
   WARM_MS,
 } from './comparison.ts';
 import { DEFAULT_KNOBS, SETUPS, settingsFor } from './experiment-settings.ts';
-import { report, SETTINGS } from './sample.fixture.ts';
-import type { SeriesPoint } from './sample-log.ts';
+import type { Stretch } from './figures.ts';
+import { report, SETTINGS, stretchOf } from './sample.fixture.ts';
 
 const TOKEN_BYTES = 1536;
 const TRIALS: readonly Trial[] = SETUPS.map((setup) => ({
   setup,
   settings: settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES),
+  atOnce: 2,
 }));
 const MODEL = undefined as never;
 
-function point(over: Partial<SeriesPoint> = {}): SeriesPoint {
-  return {
-    atMs: 0,
-    overMs: 200,
-    tokensPerSecond: 1000,
-    denseShare: 0.5,
-    attentionShare: 0.1,
-    bytesOutPerSecond: 0,
-    bytesInPerSecond: 0,
-    kvUsedBytes: 0,
-    inFlight: 1,
-    running: 4,
-    waiting: 10,
-    rowsPerMicroBatch: 4,
-    hiddenShare: null,
-    ...over,
-  };
+/** A fifth of a second of a load that goes on evenly. */
+function even(over: Partial<Stretch> = {}): Stretch {
+  return stretchOf({ generatedTokens: 200, steps: 50, rows: 220, running: 4, contextTokens: 30, ...over });
 }
 
 const ended = (run: number, over: Partial<Extract<Event, { type: 'ended' }>> = {}): Input => ({
@@ -64,9 +53,16 @@ class Machine {
     return this;
   }
 
-  points(ms: number, over: Partial<SeriesPoint> = {}): this {
-    for (let at = 0; at < ms; at += 200) this.send({ type: 'point', point: point(over) });
+  stretches(ms: number, over: Partial<Stretch> | ((atMs: number) => Partial<Stretch>) = {}): this {
+    for (let at = 0; at < ms; at += 200)
+      this.send({ type: 'stretch', stretch: even(typeof over === 'function' ? over(at) : over) });
     return this;
+  }
+
+  /** The tiers of a trial are open, and all stories that are written at once have begun. */
+  begin(trial: number, run: number): this {
+    const texts = [0, 1].map((index) => ({ index, text: 'a', tokens: 1 }));
+    return this.send(ready(trial), { type: 'loaded', run }, { type: 'event', event: { type: 'tokens', run, texts } });
   }
 
   start(busyRun: number | null = null): this {
@@ -77,10 +73,14 @@ class Machine {
 test('three trials, one after the other, each measured after it is warm; then the tiers are what they were', () => {
   const machine = new Machine().start();
   for (const trial of [0, 1, 2]) {
-    machine.send(ready(trial), { type: 'loaded', run: trial + 7 });
-    machine.points(600, { tokensPerSecond: 0 }); // prefill
-    machine.points(WARM_MS, { tokensPerSecond: 9999 }); // doesn't count
-    machine.points(MEASURE_MS, { tokensPerSecond: 100 * (trial + 1), hiddenShare: 0.25 * trial });
+    machine.begin(trial, trial + 7);
+    machine.stretches(600, { generatedTokens: 0 }); // prefill
+    machine.stretches(WARM_MS, { generatedTokens: 9999 }); // doesn't count
+    machine.stretches(MEASURE_MS, {
+      generatedTokens: 20 * (trial + 1),
+      hiddenMs: 50 * trial,
+      exposedMs: 200 - 50 * trial,
+    });
     expect(machine.state).toMatchObject({ stage: 'ending' });
     machine.send(ended(trial + 7));
   }
@@ -119,27 +119,98 @@ test('tiers that are ready but not those of the trial begin nothing', () => {
   expect(machine.state).toMatchObject({ stage: 'opening' });
 });
 
-test('a fast machine that runs out of prompts is measured by what there was', () => {
+test('measuring begins when all stories of the beginning are under way and the load is steady', () => {
   const machine = new Machine().start().send(ready(0), { type: 'loaded', run: 1 });
+  machine.stretches(WARM_MS + 1000);
+  expect(machine.state).toMatchObject({ stage: 'warming' }); // not one has written
+  machine.begin(0, 1);
+  const growing = new Machine().start().begin(0, 1);
+  growing.stretches(4_000, (atMs) => ({ running: 10 + atMs / 20 }));
+  expect(growing.state).toMatchObject({ stage: 'warming' });
+  growing.stretches(2_200, { running: 210 });
+  expect(growing.state).toMatchObject({ stage: 'measuring', steady: true });
+});
+
+test('a load that does not become steady is measured all the same, and noted not to have been', () => {
+  const machine = new Machine().start().begin(0, 1);
+  machine.stretches(MOST_WARM_MS, (atMs) => ({ contextTokens: atMs / 20 }));
+  expect(machine.state).toMatchObject({ stage: 'measuring', steady: false });
+  machine.stretches(MEASURE_MS).send(ended(1));
+  expect(machine.state).toMatchObject({ results: [{ steady: false }] });
+});
+
+test('steady is as many sequences as before, as much text, and as much reading', () => {
+  const twice = (then: Partial<Stretch>, now: Partial<Stretch>) => [
+    ...Array.from({ length: 5 }, () => even(then)),
+    ...Array.from({ length: 5 }, () => even(now)),
+  ];
+  expect(isSteady(twice({}, {}))).toBe(true);
+  expect(isSteady(twice({ running: 100 }, { running: 120 }))).toBe(false);
+  expect(isSteady(twice({ running: 3.6 }, { running: 4.4 }))).toBe(true); // one of a few that ended
+  expect(isSteady(twice({ contextTokens: 20 }, { contextTokens: 32 }))).toBe(false);
+  expect(isSteady(twice({ rows: 400 }, { rows: 220 }))).toBe(false);
+  expect(isSteady([even(), even()])).toBe(false);
+});
+
+test('a fast machine that runs out of prompts is measured by what there was', () => {
+  const machine = new Machine().start().begin(0, 1);
   machine
-    .points(WARM_MS)
-    .points(1000, { tokensPerSecond: 5000 })
+    .stretches(WARM_MS)
+    .stretches(1000, { generatedTokens: 1000 })
     .send(ended(1, { how: 'done' }));
-  expect(machine.state).toMatchObject({ trial: 1, results: [{ tokensPerSecond: 5000, measuredMs: 1000 }] });
-  machine.send(ready(1), { type: 'loaded', run: 2 }).send(ended(2, { how: 'done', generatedTokens: 300, wallMs: 100 }));
-  expect(machine.state).toMatchObject({ trial: 2, results: [{}, { tokensPerSecond: 3000, measuredMs: 100 }] });
+  expect(machine.state).toMatchObject({ trial: 1, results: [{ tokensPerSecond: 5000, overMs: 1000, steady: true }] });
+  machine.begin(1, 2).send(ended(2, { how: 'done', generatedTokens: 300, wallMs: 100 }));
+  expect(machine.state).toMatchObject({
+    trial: 2,
+    results: [{}, { tokensPerSecond: 3000, overMs: 100, steady: false }],
+  });
 });
 
 test('cancelling stops what runs and puts the tiers back', () => {
-  const machine = new Machine()
-    .start()
-    .send(ready(0), { type: 'loaded', run: 1 })
-    .points(WARM_MS)
-    .send({ type: 'cancel' });
+  const machine = new Machine().start().begin(0, 1).stretches(WARM_MS).send({ type: 'cancel' });
   expect(machine.state.phase).toBe('cancelled');
   expect(machine.done.slice(-2)).toEqual(['stop', 'retier two-tiers auto']);
-  machine.send(ended(1), ready(0), { type: 'point', point: point() });
+  machine.send(ended(1), ready(0), { type: 'stretch', stretch: even() });
   expect(machine.state.phase).toBe('cancelled');
+});
+
+test('after a failure no other tiers are asked for: that would bury what it says', () => {
+  const error = { code: 'DEVICE_LOST', message: 'the device is gone', hint: null };
+  const failed: Input = { type: 'event', event: { type: 'failed', error } };
+  const atOnce = new Machine().start().begin(0, 1);
+  const before = [...atOnce.done];
+  // The worker's order: the run ends, then the session is told to have failed.
+  atOnce.send(ended(1, { how: 'failed', error }), failed);
+  expect(atOnce.done).toEqual(before);
+  expect(atOnce.state).toMatchObject({ phase: 'failed', reason: 'the device is gone' });
+  const opening = new Machine().start().send(failed);
+  expect(opening.done).toEqual(['retier one-tier 1']);
+  const ending = new Machine()
+    .start()
+    .begin(0, 1)
+    .stretches(WARM_MS + MEASURE_MS)
+    .send(ended(1, { how: 'failed', error }));
+  expect(ending.state.phase).toBe('failed');
+  expect(ending.done.at(-1)).toBe('stop');
+});
+
+test('what is opened or closed meanwhile stands: the tiers of before are not put back over it', () => {
+  const closed = new Machine()
+    .start()
+    .begin(0, 1)
+    .send(ended(1, { how: 'stopped' }), { type: 'event', event: { type: 'closed' } });
+  expect(closed.state.phase).toBe('cancelled');
+  expect(closed.done).toEqual(['retier one-tier 1', 'load']);
+});
+
+test('tiers that could not be had, and those of before that came back, end it with the reason', () => {
+  const machine = new Machine().start();
+  machine.send(
+    { type: 'event', event: { type: 'notice', notice: { level: 'error', text: 'no memory for it' } } },
+    ready(2),
+  );
+  expect(machine.state).toMatchObject({ phase: 'failed', reason: 'no memory for it' });
+  expect(machine.done).toEqual(['retier one-tier 1']);
 });
 
 test('failures end it with their reason: an engine that fails, a run that fails, prompts that all fail, nothing at all', () => {

@@ -1,14 +1,21 @@
 /**
  * Compares settings by running the same load in each, one after the other: a state machine without time, threads or page. It is
  * told what happens and answers with what is to be done. Each trial goes stopping → opening → warming → measuring → ending;
- * rates count over the measuring alone, when prompts are in and every micro-batch is on its way.
+ * rates count over the measuring alone, which begins when the load has become steady (or is noted not to have).
  */
 import type { Event, TierSettings } from '../engine/protocol.ts';
 import { type Setup, sameTiers } from './experiment-settings.ts';
-import type { SeriesPoint } from './sample-log.ts';
+import { type Figures, figuresOf, type Stretch } from './figures.ts';
 
-/** After the first token, so that prefill is over and the pipeline full. */
+/** After the first token: at least so long, until the load is steady, and not longer than the most. */
 export const WARM_MS = 2_000;
+export const MOST_WARM_MS = 8_000;
+/** Steady is what is about the same in two such times after each other. */
+const STEADY_OVER_MS = 1_000;
+const STEADY_WITHIN = 0.1;
+/** What a few sequences vary by when one ends: sequences, tokens of context. */
+const ONE_SEQUENCE = 1;
+const FEW_TOKENS = 8;
 export const MEASURE_MS = 4_000;
 /** A trial that ran out of prompts counts if it was measured this long. */
 const LEAST_MEASURED_MS = 800;
@@ -18,20 +25,14 @@ export const STUCK_MS = 60_000;
 export interface Trial {
   readonly setup: Setup;
   readonly settings: TierSettings;
+  /** About how many stories it writes at once. */
+  readonly atOnce: number;
 }
 
-export interface Measurement {
+export interface Measurement extends Figures {
   readonly setup: Setup;
-  readonly tokensPerSecond: number;
-  readonly denseShare: number;
-  readonly attentionShare: number;
-  /** Of the time away, hidden; null when nothing was away. */
-  readonly hiddenShare: number | null;
-  readonly rowsPerMicroBatch: number;
-  /** Sequences running at once, on average. */
-  readonly running: number;
-  readonly kvUsedBytes: number;
-  readonly measuredMs: number;
+  /** Whether as many stories as before, as long as before, were under way when measuring began. */
+  readonly steady: boolean;
 }
 
 export type Stage = 'stopping' | 'opening' | 'warming' | 'measuring' | 'ending';
@@ -52,10 +53,13 @@ export interface Running {
   readonly stage: Stage;
   /** Of the load under way. */
   readonly run: number | null;
-  /** Time since the first token of this trial. */
-  readonly warmMs: number | null;
-  readonly points: readonly SeriesPoint[];
+  /** Since the first token of this trial while warming, since it was warm while measuring. */
+  readonly stretches: readonly Stretch[];
+  readonly steady: boolean;
+  /** Of the first `atOnce` stories, those that have written something, or ended at once. */
+  readonly begun: ReadonlySet<number>;
   readonly results: readonly Measurement[];
+  /** Of its requests or of opening it. */
   readonly firstError: string | null;
   /** When something last happened; null until the first tick after it. */
   readonly progressMs: number | null;
@@ -71,13 +75,14 @@ export type Input =
   /** The load was begun as this run; null when it could not be. */
   | { readonly type: 'loaded'; readonly run: number | null }
   | { readonly type: 'event'; readonly event: Event }
-  | { readonly type: 'point'; readonly point: SeriesPoint }
+  | { readonly type: 'stretch'; readonly stretch: Stretch }
   | { readonly type: 'tick'; readonly nowMs: number }
   | { readonly type: 'cancel' };
 
 export type Effect =
   | { readonly type: 'retier'; readonly settings: TierSettings }
-  | { readonly type: 'load' }
+  /** Write stories, about so many of them at once. */
+  | { readonly type: 'load'; readonly atOnce: number }
   | { readonly type: 'stop' };
 
 export interface Step {
@@ -95,8 +100,8 @@ export function stepComparison(state: ComparisonState, input: Input): Step {
         : stay({ ...state, run: input.run, progressMs: null });
     case 'event':
       return onEvent(state, input.event);
-    case 'point':
-      return onPoint(state, input.point);
+    case 'stretch':
+      return onStretch(state, input.stretch);
     case 'tick':
       if (state.progressMs === null) return stay({ ...state, progressMs: input.nowMs });
       return input.nowMs - state.progressMs > STUCK_MS
@@ -119,8 +124,9 @@ function start(state: ComparisonState, { trials, restore, busyRun }: Extract<Inp
     trial: 0,
     stage: busyRun === null ? 'opening' : 'stopping',
     run: busyRun,
-    warmMs: null,
-    points: [],
+    stretches: [],
+    steady: false,
+    begun: new Set(),
     results: [],
     firstError: null,
     progressMs: null,
@@ -135,14 +141,30 @@ function onEvent(state: Running, event: Event): Step {
   const trial = state.trials[state.trial];
   if (trial === undefined) return stay(state);
   switch (event.type) {
-    case 'ready':
-      if (state.stage !== 'opening' || !sameTiers(event.tiers.settings, trial.settings)) return stay(state);
-      return { state: { ...state, stage: 'warming', run: null, progressMs: null }, effects: [{ type: 'load' }] };
+    case 'ready': {
+      if (state.stage !== 'opening') return stay(state);
+      if (sameTiers(event.tiers.settings, trial.settings)) {
+        const load: Effect = { type: 'load', atOnce: trial.atOnce };
+        return { state: { ...state, stage: 'warming', run: null, progressMs: null }, effects: [load] };
+      }
+      // Those of the trial could not be had, and what was there before is back; or this is late news of something else.
+      return stay(state.firstError === null ? state : end(state, state.firstError));
+    }
+    case 'notice':
+      if (state.stage !== 'opening' || event.notice.level !== 'error') return stay(state);
+      return stay({ ...state, firstError: state.firstError ?? event.notice.text });
+    // Nothing is open now that other tiers could be put under.
     case 'failed':
+      return stay(end(state, event.error.message));
     case 'closed':
-      return fail(state, event.type === 'failed' ? event.error.message : 'the model was closed');
+      return stay(end(state, 'the model was closed'));
     case 'requestFailed':
-      return stay(event.run === state.run ? { ...state, firstError: state.firstError ?? event.error.message } : state);
+      if (event.run !== state.run) return stay(state);
+      return stay({ ...withBegun(state, [event], trial), firstError: state.firstError ?? event.error.message });
+    case 'finished':
+      return stay(event.run === state.run ? withBegun(state, [event], trial) : state);
+    case 'tokens':
+      return stay(event.run === state.run ? withBegun(state, event.texts, trial) : state);
     case 'ended':
       return event.run === state.run ? onEnded(state, event) : stay(state);
     default:
@@ -152,58 +174,76 @@ function onEvent(state: Running, event: Event): Step {
 
 function onEnded(state: Running, event: Extract<Event, { type: 'ended' }>): Step {
   const trial = state.trials[state.trial];
+  // What failed the run may have taken the engine with it: asking for other tiers would only bury what it says.
+  if (event.how === 'failed') return stay(end(state, event.error?.message ?? 'the run failed'));
   if (state.stage === 'stopping') return open({ ...state, run: null });
   if (state.stage === 'ending') return next(state);
   if (trial === undefined || (state.stage !== 'warming' && state.stage !== 'measuring')) return stay(state);
-  if (event.how === 'failed') return fail(state, event.error?.message ?? 'the run failed');
-  if (event.how === 'stopped') return leave({ ...state, run: null }, { phase: 'cancelled', results: state.results });
+  // Stopped by what was opened or closed meanwhile: that stands.
+  if (event.how === 'stopped') return stay({ phase: 'cancelled', results: state.results });
   if (event.generatedTokens === 0) return fail(state, state.firstError ?? 'no token was generated');
   // All prompts are done already: what was measured counts, else the whole run does.
-  if (measuredMs(state.points) >= LEAST_MEASURED_MS) return next(withResult(state, measure(trial.setup, state.points)));
-  return next(withResult(state, { ...measure(trial.setup, state.points), ...wholeRun(event) }));
+  const measured = state.stage === 'measuring' && lengthOf(state.stretches) >= LEAST_MEASURED_MS;
+  const whole = measured ? {} : { ...wholeRun(event), steady: false };
+  return next(withResult(state, { ...measurement(trial.setup, state), ...whole }));
 }
 
-function onPoint(state: Running, point: SeriesPoint): Step {
+function onStretch(state: Running, stretch: Stretch): Step {
   const trial = state.trials[state.trial];
   if (trial === undefined || state.run === null) return stay(state);
-  const moved = point.tokensPerSecond > 0 ? { ...state, progressMs: null } : state;
+  const moved = stretch.generatedTokens > 0 ? { ...state, progressMs: null } : state;
+  if (state.stage !== 'warming' && state.stage !== 'measuring') return stay(state);
+  if (state.stage === 'warming' && state.stretches.length === 0 && stretch.generatedTokens === 0) return stay(moved);
+  const stretches = [...state.stretches, stretch];
   if (state.stage === 'warming') {
-    if (state.warmMs === null && point.tokensPerSecond === 0) return stay(moved);
-    const warmMs = (state.warmMs ?? 0) + point.overMs;
-    return stay({ ...moved, warmMs, stage: warmMs >= WARM_MS ? 'measuring' : 'warming' });
+    const begun = state.begun.size >= trial.atOnce;
+    const steady = begun && lengthOf(stretches) >= WARM_MS && isSteady(stretches);
+    if (!steady && lengthOf(stretches) < MOST_WARM_MS) return stay({ ...moved, stretches });
+    return stay({ ...moved, stage: 'measuring', stretches: [], steady });
   }
-  if (state.stage !== 'measuring') return stay(state);
-  const points = [...state.points, point];
-  if (measuredMs(points) < MEASURE_MS) return stay({ ...moved, points });
-  const measured = withResult({ ...moved, points }, measure(trial.setup, points));
+  if (lengthOf(stretches) < MEASURE_MS) return stay({ ...moved, stretches });
+  const measured = withResult(moved, measurement(trial.setup, { ...moved, stretches }));
   return { state: { ...measured, stage: 'ending' }, effects: [{ type: 'stop' }] };
 }
 
-function measuredMs(points: readonly SeriesPoint[]): number {
-  return points.reduce((sum, { overMs }) => sum + overMs, 0);
+function withBegun(state: Running, stories: readonly { readonly index: number }[], { atOnce }: Trial): Running {
+  const fresh = stories.filter(({ index }) => index < atOnce && !state.begun.has(index));
+  return fresh.length === 0
+    ? state
+    : { ...state, begun: new Set([...state.begun, ...fresh.map(({ index }) => index)]) };
 }
 
-export function measure(setup: Setup, points: readonly SeriesPoint[]): Measurement {
-  const total = measuredMs(points);
-  const mean = (of: (point: SeriesPoint) => number) =>
-    total > 0 ? points.reduce((sum, point) => sum + of(point) * point.overMs, 0) / total : 0;
-  const away = points.filter((point) => point.hiddenShare !== null);
-  return {
-    setup,
-    tokensPerSecond: mean((point) => point.tokensPerSecond),
-    denseShare: mean((point) => point.denseShare),
-    attentionShare: mean((point) => point.attentionShare),
-    hiddenShare:
-      away.length === 0 ? null : away.reduce((sum, point) => sum + (point.hiddenShare ?? 0), 0) / away.length,
-    rowsPerMicroBatch: mean((point) => point.rowsPerMicroBatch),
-    running: mean((point) => point.running),
-    kvUsedBytes: mean((point) => point.kvUsedBytes),
-    measuredMs: total,
+function lengthOf(stretches: readonly Stretch[]): number {
+  return stretches.reduce((sum, { overMs }) => sum + overMs, 0);
+}
+
+/** As many sequences, with as much text, and as much of it read rather than written, as a moment before. */
+export function isSteady(stretches: readonly Stretch[]): boolean {
+  let from = stretches.length;
+  const before = (): Figures | null => {
+    const until = from;
+    while (from > 0 && lengthOf(stretches.slice(from, until)) < STEADY_OVER_MS) from--;
+    const piece = stretches.slice(from, until);
+    return lengthOf(piece) < STEADY_OVER_MS ? null : figuresOf(piece);
   };
+  const [now, then] = [before(), before()];
+  if (now === null || then === null) return false;
+  const alike = (a: number, b: number, least: number) =>
+    Math.abs(a - b) <= Math.max(least, STEADY_WITHIN * Math.max(a, b));
+  const reading = ({ prefillRows, decodeRows }: Figures) => prefillRows / Math.max(1e-9, prefillRows + decodeRows);
+  return (
+    alike(now.running, then.running, ONE_SEQUENCE) &&
+    alike(now.contextTokens, then.contextTokens, FEW_TOKENS) &&
+    Math.abs(reading(now) - reading(then)) <= STEADY_WITHIN
+  );
+}
+
+function measurement(setup: Setup, { stretches, steady }: Running): Measurement {
+  return { ...figuresOf(stretches), setup, steady };
 }
 
 function wholeRun({ generatedTokens, wallMs }: { readonly generatedTokens: number; readonly wallMs: number }) {
-  return { tokensPerSecond: wallMs > 0 ? (generatedTokens / wallMs) * 1000 : 0, measuredMs: wallMs };
+  return { tokensPerSecond: wallMs > 0 ? (generatedTokens / wallMs) * 1000 : 0, overMs: wallMs };
 }
 
 function withResult(state: Running, result: Measurement): Running {
@@ -220,7 +260,8 @@ function next(state: Running): Step {
 function open(state: Running): Step {
   const trial = state.trials[state.trial];
   if (trial === undefined) return stay(state);
-  const fresh = { ...state, stage: 'opening', warmMs: null, points: [], firstError: null, progressMs: null } as const;
+  const cleared = { stretches: [], steady: false, begun: new Set<number>(), firstError: null, progressMs: null };
+  const fresh: Running = { ...state, ...cleared, stage: 'opening' };
   return { state: fresh, effects: [{ type: 'retier', settings: trial.settings }] };
 }
 
@@ -228,8 +269,12 @@ function stay(state: ComparisonState): Step {
   return { state, effects: [] };
 }
 
+function end({ results }: Running, reason: string): ComparisonState {
+  return { phase: 'failed', reason, results };
+}
+
 function fail(state: Running, reason: string): Step {
-  return leave(state, { phase: 'failed', reason, results: state.results });
+  return leave(state, end(state, reason));
 }
 
 /** Ends early: what runs is stopped, and the tiers become what they were. */

@@ -17,6 +17,7 @@ import {
   STORY_CHOICES,
   settingsFor,
   setupOf,
+  storiesAtOnce,
   storiesInFlight,
   storyKvBytes,
   tokenBytesOf,
@@ -24,7 +25,7 @@ import {
 
 const FEW_STORIES = 48;
 /** A trial is measured for some seconds; stories that end are followed by others. */
-const STORIES_TO_COMPARE = 1_500;
+const STORIES_TO_COMPARE = 2_000;
 
 export interface ExperimentPanelProps {
   readonly experiment: Experiment;
@@ -90,6 +91,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
       const trials = SETUPS.map((each) => ({
         setup: each,
         settings: settingsFor(each, knobs.value, open.settings, bytes),
+        atOnce: storiesAtOnce(each, knobs.value),
       }));
       experiment.compare(trials, open.settings, STORIES_TO_COMPARE);
     });
@@ -108,7 +110,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
           least={0}
           most={MOST_LATENCY_MS}
           shown={`${knobs.value.latencyMs} ms`}
-          note={latencyNote(setup)}
+          note={latencyNote(setup, tiers)}
           disabled={comparing}
           onInput={(latencyMs) => {
             knobs.value = { ...knobs.value, latencyMs };
@@ -140,7 +142,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
           label="KV memory of one tier"
           value={knobs.value.oneTierStories}
           choices={STORY_CHOICES.map((stories) => ({ value: stories, name: storiesOf(stories, tiers, tokenBytes) }))}
-          note="little, as on a GPU"
+          note="at full length; more fit while they grow"
           disabled={blocked}
           onChange={(oneTierStories) => turn({ oneTierStories }, ['one-tier'])}
         />
@@ -180,8 +182,8 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
   );
 }
 
-function latencyNote(setup: Setup | null): string {
-  if (setup === null) return 'between two tiers; not added yet';
+function latencyNote(setup: Setup | null, tiers: TierReport | null): string {
+  if (setup === null) return tiers === null ? 'added between two tiers' : 'of the three; what is open has its own';
   return setup === 'one-tier' ? 'one tier has none' : 'between the tiers, changed live';
 }
 

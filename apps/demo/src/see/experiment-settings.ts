@@ -16,7 +16,7 @@ export interface Knobs {
   readonly inFlight: number;
   /** Rows of a micro-batch at most, with one in flight and with many alike. */
   readonly rows: number;
-  /** How many whole stories the KV memory of one tier has room for. */
+  /** How many stories the KV memory of one tier has room for at their full length; of those under way it holds more. */
   readonly oneTierStories: number;
 }
 
@@ -50,12 +50,20 @@ export function storiesInFlight({ inFlight, rows }: Knobs): number {
   return inFlight * rows;
 }
 
+/** About how many stories a setting writes at once: in one tier's memory those under way are half written on average. */
+export function storiesAtOnce(setup: Setup, knobs: Knobs): number {
+  if (setup === 'one-tier') return 2 * knobs.oneTierStories;
+  return setup === 'one-in-flight' ? knobs.rows : storiesInFlight(knobs);
+}
+
 /** @param base what the visitor has; workers, remotes and dtypes are kept. `kvBytes` of two tiers is never made less. */
 export function settingsFor(setup: Setup, knobs: Knobs, base: TierSettings, tokenBytes: number): TierSettings {
   const { latencyMs } = knobs;
   if (setup === 'one-tier') {
     const kvBytes = Math.round(storyKvBytes(knobs.oneTierStories, tokenBytes));
-    return { ...base, mode: 'one-tier', kvBytes, inFlight: 1, microBatchRows: 'auto', latencyMs };
+    // More rows would admit stories that soon have to make room for each other, and be read in again: it would only be slower.
+    const microBatchRows = storiesAtOnce(setup, knobs);
+    return { ...base, mode: 'one-tier', kvBytes, inFlight: 1, microBatchRows, latencyMs };
   }
   const wanted = Math.min(MOST_KV_BYTES, storyKvBytes(storiesInFlight(knobs), tokenBytes));
   const kvBytes = Math.max(base.mode === 'two-tiers' ? base.kvBytes : 0, Math.ceil(wanted / MIB) * MIB);

@@ -1,9 +1,18 @@
 import { afterEach, expect, test } from 'vitest';
 import type { Event, Prompt, SamplingControls, TierSettings } from '../engine/protocol.ts';
 import { Experiment } from './experiment.ts';
-import { DEFAULT_KNOBS, SETUPS, sameTiers, settingsFor, setupOf, storyKvBytes } from './experiment-settings.ts';
-import { report, SETTINGS } from './sample.fixture.ts';
+import {
+  DEFAULT_KNOBS,
+  SETUPS,
+  sameTiers,
+  settingsFor,
+  setupOf,
+  storiesAtOnce,
+  storyKvBytes,
+} from './experiment-settings.ts';
+import { report, SETTINGS, sampleAt } from './sample.fixture.ts';
 import { SampleLog } from './sample-log.ts';
+import { STORY_TOKENS, steadyPrompts } from './story-load.ts';
 import { STORIES_SHOWN, StoryTexts } from './story-texts.ts';
 
 const TOKEN_BYTES = 1536;
@@ -75,10 +84,63 @@ test('stopping means that nothing begins again, and so does a failure', () => {
   expect(calls.slice(3)).toEqual(['retier two-tiers 16']);
 });
 
+test('a run that failed is not followed by other tiers: what failed it is what is said', () => {
+  const { calls, log, experiment, ended } = page();
+  experiment.start(48, null);
+  experiment.change(ONE_TIER);
+  log.take({ ...ended(1), how: 'failed', error: { code: 'DEVICE_LOST', message: 'gone', hint: null } } as Event);
+  log.take({ type: 'failed', error: { code: 'DEVICE_LOST', message: 'gone', hint: null } });
+  expect(calls).toEqual(['load 48 of seed 1', 'stop']);
+});
+
+test('the first words of a story are there for a wall that comes later', () => {
+  const { log, experiment } = page();
+  experiment.start(48, null);
+  log.take({ type: 'tokens', run: 1, texts: [{ index: 0, text: ' there', tokens: 1 }] });
+  expect(experiment.load.value?.texts.story(0)).toEqual({ text: 'Once upon a time there', state: 'writing' });
+});
+
+test('each point of the log is told to the comparison once, also when several come at a time', () => {
+  const { log, experiment } = page();
+  const trials = SETUPS.map((setup) => ({ setup, settings: SETTINGS, atOnce: 1 }));
+  experiment.compare(trials, SETTINGS, 10);
+  log.take({ type: 'ready', model: undefined as never, tiers: report(SETTINGS) });
+  const stats = (generatedTokens: number) => ({ stats: { generatedTokens } });
+  for (const sample of [
+    sampleAt(0),
+    sampleAt(200, { ...stats(1), completeUntilMs: 0 }),
+    sampleAt(400, { ...stats(2), completeUntilMs: 0 }),
+    sampleAt(600, stats(3)),
+  ])
+    log.take({ type: 'sample', sample });
+  const state = experiment.comparison.value;
+  expect(state.phase === 'running' && state.stretches.map(({ generatedTokens }) => generatedTokens)).toEqual([1, 1, 1]);
+});
+
+test('the load of a comparison begins as if it had gone on for long: stories at all ages, then whole ones', () => {
+  const prompts = steadyPrompts(200, 100);
+  const lengthOf = (prompt: Prompt) => (prompt.kind === 'text' ? (prompt.maxTokens ?? STORY_TOKENS) : 0);
+  const words = (prompt: Prompt) => (prompt.kind === 'text' ? prompt.text.split(' ').length : 0);
+  for (const some of [prompts.slice(0, 20), prompts.slice(40, 70), prompts.slice(0, 100)]) {
+    const mean = some.reduce((sum, prompt) => sum + lengthOf(prompt), 0) / some.length;
+    expect(Math.abs(mean / STORY_TOKENS - 0.5)).toBeLessThan(0.07);
+  }
+  // What is written and what is to come make a whole story, about.
+  for (const prompt of prompts.slice(0, 100)) {
+    if (lengthOf(prompt) < STORY_TOKENS)
+      expect(Math.abs(words(prompt) * 1.2 + lengthOf(prompt) - STORY_TOKENS)).toBeLessThan(3);
+  }
+  expect(prompts.slice(100).every((prompt) => lengthOf(prompt) === STORY_TOKENS)).toBe(true);
+});
+
 test('comparing stops the stories and goes through all three', () => {
   const { calls, log, experiment, ended } = page();
   experiment.start(48, null);
-  const trials = SETUPS.map((setup) => ({ setup, settings: settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES) }));
+  const trials = SETUPS.map((setup) => ({
+    setup,
+    settings: settingsFor(setup, DEFAULT_KNOBS, SETTINGS, TOKEN_BYTES),
+    atOnce: storiesAtOnce(setup, DEFAULT_KNOBS),
+  }));
   experiment.compare(trials, SETTINGS, 500);
   log.take(ended(1));
   log.take({ type: 'ready', model: undefined as never, tiers: report(trials[0]?.settings) });

@@ -6,7 +6,8 @@ import { type ReadonlySignal, signal } from '@preact/signals';
 import type { Event, Prompt, SamplingControls, TierSettings } from '../engine/protocol.ts';
 import { type ComparisonState, type Input, stepComparison, type Trial } from './comparison.ts';
 import type { SampleLog } from './sample-log.ts';
-import { STORY_SAMPLING, storyPrompts } from './story-load.ts';
+import { STORY_SAMPLING, steadyPrompts, storyPrompts } from './story-load.ts';
+import { StoryTexts } from './story-texts.ts';
 
 export interface ExperimentPorts {
   onRetier(settings: TierSettings): void;
@@ -18,7 +19,9 @@ export interface ExperimentPorts {
 /** A load that was begun. */
 export interface ActiveLoad {
   readonly run: number;
-  readonly prompts: readonly Prompt[];
+  readonly stories: number;
+  /** What was written so far: kept here, as a view of it may come after the first words. */
+  readonly texts: StoryTexts;
 }
 
 const TICK_MS = 1_000;
@@ -34,6 +37,8 @@ export class Experiment {
   #wanted: { readonly settings: TierSettings; readonly stories: number } | null = null;
   #compareStories = 0;
   #awaitsReady = 0;
+  /** Of the log's points, those that the comparison was told of. */
+  #pointsTold = 0;
 
   constructor(log: SampleLog, ports: ExperimentPorts) {
     this.#log = log;
@@ -65,7 +70,7 @@ export class Experiment {
       return;
     }
     const stopping = this.#wanted !== null;
-    this.#wanted = { settings, stories: load.prompts.length };
+    this.#wanted = { settings, stories: load.stories };
     if (!stopping) this.#ports.onStop();
   }
 
@@ -73,7 +78,7 @@ export class Experiment {
   start(stories: number, settings: TierSettings | null): void {
     if (this.#load.value !== null || this.comparing) return;
     if (settings === null) {
-      this.#begin(stories);
+      this.#begin(storyPrompts(stories));
     } else {
       this.#awaitsReady = stories;
       this.#ports.onRetier(settings);
@@ -102,22 +107,25 @@ export class Experiment {
     this.#unlisten();
   }
 
-  #begin(stories: number): number | null {
-    const prompts = storyPrompts(stories);
+  #begin(prompts: readonly Prompt[]): number | null {
     const run = this.#ports.onLoad(prompts, STORY_SAMPLING);
-    if (run !== null) this.#load.value = { run, prompts };
+    if (run === null) return null;
+    const beginnings = prompts.map((prompt) => (prompt.kind === 'text' ? prompt.text : ''));
+    this.#load.value = { run, stories: prompts.length, texts: new StoryTexts(run, beginnings) };
     return run;
   }
 
   #onEvent(event: Event): void {
     const load = this.#load.value;
+    load?.texts.take(event);
     const ended = event.type === 'ended' && event.run === load?.run;
     if (ended || event.type === 'failed' || event.type === 'closed') this.#load.value = null;
+    const points = this.#log.pointsMade - this.#pointsTold;
+    this.#pointsTold = this.#log.pointsMade;
     if (this.comparing) {
       this.#step({ type: 'event', event });
-      const point = this.#log.series.at(-1);
-      if (event.type === 'sample' && point !== undefined && point.atMs === event.sample.atMs)
-        this.#step({ type: 'point', point });
+      if (points > 0)
+        for (const { stretch } of this.#log.series.slice(-points)) this.#step({ type: 'stretch', stretch });
       return;
     }
     if (event.type === 'failed' || event.type === 'closed') {
@@ -126,12 +134,14 @@ export class Experiment {
     } else if (ended && this.#wanted !== null) {
       const { settings, stories } = this.#wanted;
       this.#wanted = null;
+      // What failed the run may have taken the engine with it.
+      if (event.how === 'failed') return;
       this.#awaitsReady = stories;
       this.#ports.onRetier(settings);
     } else if (event.type === 'ready' && this.#awaitsReady > 0) {
       const stories = this.#awaitsReady;
       this.#awaitsReady = 0;
-      this.#begin(stories);
+      this.#begin(storyPrompts(stories));
     }
   }
 
@@ -147,7 +157,7 @@ export class Experiment {
           this.#ports.onStop();
           break;
         case 'load':
-          this.#step({ type: 'loaded', run: this.#begin(this.#compareStories) });
+          this.#step({ type: 'loaded', run: this.#begin(steadyPrompts(this.#compareStories, effect.atOnce)) });
           break;
         default:
           effect satisfies never;

@@ -37,9 +37,3 @@ export function hidingOver(
   }
   return { hiddenMs, exposedMs };
 }
-
-/** Share of the time away that was hidden; null when nothing was away. */
-export function hiddenShare({ hiddenMs, exposedMs }: Hiding): number | null {
-  const all = hiddenMs + exposedMs;
-  return all > 0 ? hiddenMs / all : null;
-}

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { SPAN_FIELDS, SpanField } from '../engine/span.ts';
-import { attention, dense, Pipeline, report, sampleAt, spansOf } from './sample.fixture.ts';
+import { SPAN_FIELDS, SpanField, SpanKind } from '../engine/span.ts';
+import { attention, dense, Pipeline, report, SETTINGS, type SpanSpec, sampleAt, spansOf } from './sample.fixture.ts';
 import { SampleLog, SERIES_POINTS } from './sample-log.ts';
 import { SpanRing } from './span-ring.ts';
 
@@ -19,60 +19,133 @@ test('rates are of the time between two samples', () => {
   const { log } = logAt();
   feed(
     log,
-    sampleAt(1000, { stats: { generatedTokens: 100, denseBusyMs: 500, rows: 10, steps: 5 }, tierBytesOut: 1000 }),
+    sampleAt(1000, { stats: { generatedTokens: 100, rows: 10, steps: 5, preemptions: 2 }, tierBytesOut: 1000 }),
     sampleAt(1200, {
-      stats: { generatedTokens: 150, denseBusyMs: 600, rows: 90, steps: 10, inFlight: 4 },
+      stats: { generatedTokens: 150, rows: 90, steps: 10, preemptions: 5, inFlight: 4 },
+      residents: [
+        { id: '1.0', node: 0, blocks: 1, tokens: 10 },
+        { id: '1.1', node: 0, blocks: 4, tokens: 50 },
+      ],
       tierBytesOut: 3000,
       tierBytesIn: 100,
     }),
   );
   expect(log.series).toHaveLength(1);
-  expect(log.series[0]).toMatchObject({
-    atMs: 1200,
+  expect(log.series[0]?.atMs).toBe(1200);
+  expect(log.series[0]?.recent).toMatchObject({
     overMs: 200,
     tokensPerSecond: 250,
-    denseShare: 0.5,
     bytesOutPerSecond: 10_000,
     bytesInPerSecond: 500,
-    rowsPerMicroBatch: 16,
+    decodeRows: 10,
+    prefillRows: 6,
+    preemptionsPerSecond: 15,
+    contextTokens: 30,
     inFlight: 4,
     hiddenShare: null,
   });
 });
 
-test('attention counts as busy while a node computes, not while things travel; latency behind dense work is hidden', () => {
+test('attention counts as computing while a node computes, not while things travel; latency behind dense work is hidden', () => {
   const { log } = logAt();
   const spans = spansOf(dense(0, 0, 0, 40), attention(1, 0, [10, 20, 30, 60]), dense(1, 60, 60, 80));
   feed(log, sampleAt(0), sampleAt(100, { spans }));
-  expect(log.series[0]?.attentionShare).toBeCloseTo(0.1);
-  expect(log.series[0]?.hiddenShare).toBeCloseTo(0.6);
-  expect(log.nodeShare(0, 0, 50)).toBeCloseTo(0.2);
+  const { denseShare, attentionShare, hiddenShare } = log.figuresOver(0, 100);
+  expect([denseShare, attentionShare, hiddenShare]).toEqual([0.6, 0.1, 0.6]);
+  expect(log.series[0]?.recent).toMatchObject({ denseShare, attentionShare, hiddenShare });
+  expect(log.figuresOver(0, 50).nodeShares).toEqual([0.2]);
   expect(log.microBatches).toBe(2);
 });
 
-test('a counter that fell belongs to a new engine and counts from nothing', () => {
+/** Spans as a worker tells them: when they have ended, each sample saying when the oldest call under way began. */
+function told(log: SampleLog, spans: readonly SpanSpec[], untilMs: number): void {
+  const startOf = ({ kind, sent, began }: SpanSpec) => (kind === SpanKind.attention ? sent : began);
+  const endOf = ({ ended, back }: SpanSpec) => back ?? ended;
+  for (let atMs = 0; atMs <= untilMs; atMs += 200) {
+    const fresh = spans.filter((span) => endOf(span) <= atMs && endOf(span) > atMs - 200);
+    const under = spans.filter((span) => startOf(span) < atMs && endOf(span) > atMs).map(startOf);
+    feed(log, sampleAt(atMs, { spans: spansOf(...fresh), completeUntilMs: Math.min(atMs, ...under) }));
+  }
+}
+
+test.each([
+  [2, 20],
+  [60, 20],
+  [150, 20],
+  [400, 50],
+  [90, 700],
+])('dense calls of %i ms and trips of %i ms that never leave it idle are all hidden, in every point', (call, trip) => {
   const { log } = logAt();
-  feed(log, sampleAt(0, { stats: { generatedTokens: 900 } }), sampleAt(1000, { stats: { generatedTokens: 40 } }));
-  expect(log.series[0]?.tokensPerSecond).toBe(40);
+  const spans: SpanSpec[] = [];
+  for (let at = 0; at < 6_000; at += call) spans.push(dense(0, at, at, at + call));
+  for (let at = 0; at < 6_000; at += trip)
+    spans.push(attention(1, 0, [at, at + trip / 2 - 1, at + trip / 2 + 1, at + trip]));
+  told(log, spans, 5_400);
+  expect(log.series.length).toBeGreaterThan(20);
+  for (const { stretch, recent } of log.series) {
+    expect(recent.hiddenShare).toBeCloseTo(1);
+    expect(recent.denseShare).toBeCloseTo(1);
+    expect(stretch.nodeMs[0] ?? 0).toBeLessThan(stretch.overMs * 0.11);
+  }
+  // Nor do captions and the table take what is not told yet for idle time.
+  expect(log.figuresOver(4_400, 5_400).denseShare).toBeCloseTo(1);
+  let exposedMs = 0;
+  log.hiding(0, 5_400, (start, end, hidden) => {
+    exposedMs += hidden ? 0 : end - start;
+  });
+  expect(exposedMs).toBe(0);
 });
 
-test('other tiers begin with an empty timeline; nothing is joined across', () => {
+test('a point is made when all of its time is told, and late ones one by one', () => {
   const { log } = logAt();
-  feed(log, sampleAt(0), sampleAt(100, { spans: spansOf(dense(3, 0, 0, 50)) }));
-  const model = undefined as never;
-  log.take({ type: 'ready', model, tiers: report() });
-  expect(log.spans.end).toBe(0);
+  feed(log, sampleAt(0), sampleAt(200, { completeUntilMs: 50 }), sampleAt(400, { completeUntilMs: 50 }));
+  expect(log.series).toEqual([]);
+  feed(log, sampleAt(600, { completeUntilMs: 450, spans: spansOf(dense(0, 50, 50, 450)) }));
+  expect(log.series.map(({ atMs, stretch }) => [atMs, stretch.denseMs])).toEqual([
+    [200, 150],
+    [400, 200],
+  ]);
+  expect(log.pointsMade).toBe(2);
+});
+
+test('one tier has nothing between tiers', () => {
+  const { log } = logAt();
+  log.take({ type: 'ready', model: undefined as never, tiers: report({ ...SETTINGS, mode: 'one-tier' }) });
+  feed(log, sampleAt(0), sampleAt(200, { tierBytesOut: 5000, tierBytesIn: 700 }));
+  expect(log.series[0]?.recent).toMatchObject({ bytesOutPerSecond: 0, bytesInPerSecond: 0 });
+});
+
+test('a counter that fell counts from nothing', () => {
+  const { log } = logAt();
+  feed(log, sampleAt(0, { stats: { generatedTokens: 900 } }), sampleAt(1000, { stats: { generatedTokens: 40 } }));
+  expect(log.series[0]?.recent.tokensPerSecond).toBe(40);
+});
+
+test('another engine begins with an empty timeline; nothing is joined across', () => {
+  const { log } = logAt();
+  feed(
+    log,
+    sampleAt(0),
+    sampleAt(100, { spans: spansOf(dense(3, 0, 0, 50)) }),
+    sampleAt(200, { completeUntilMs: 150 }),
+  );
+  feed(log, sampleAt(300, { epoch: 'another' }));
+  expect(log.spans.end - log.spans.first).toBe(0);
   expect(log.microBatches).toBe(0);
   expect(log.denseBusy.starts).toEqual([]);
   expect(log.epoch).toBe(1);
-  feed(log, sampleAt(300));
   expect(log.series).toHaveLength(1); // the one before
+  feed(log, sampleAt(500, { epoch: 'another' }));
+  expect(log.series).toHaveLength(2);
 });
 
-test('another worker, whose clock begins anew, begins another series', () => {
+test('the spans of a worker that died are not joined to those of the next, whose clock begins anew', () => {
   const { log } = logAt();
-  feed(log, sampleAt(5000), sampleAt(5200), sampleAt(10), sampleAt(210));
-  expect(log.series.map(({ atMs }) => atMs)).toEqual([210]);
+  feed(log, sampleAt(5000), sampleAt(5200, { spans: spansOf(dense(0, 0, 100, 5150)) }));
+  log.take({ type: 'failed', error: { code: 'ENGINE_WORKER_DIED', message: 'x', hint: null } });
+  feed(log, sampleAt(10, { epoch: 'another' }), sampleAt(210, { epoch: 'another' }));
+  expect(log.series.map(({ atMs, stretch }) => [atMs, stretch.denseMs])).toEqual([[210, 0]]);
+  expect(log.denseBusy.ends).toEqual([]);
 });
 
 test('memory is bounded: points, spans and intervals', () => {

@@ -6,43 +6,39 @@
 import type { EngineStats } from '@glinthawk/engine';
 import type { Event, NodeSample, Resident, Sample } from '../engine/protocol.ts';
 import { SPAN_FIELDS, SpanField, SpanKind } from '../engine/span.ts';
-import { hiddenShare, hidingOver } from './hiding.ts';
+import { type Figures, figuresOf, type Stretch, sharesOf, type TierTimes } from './figures.ts';
+import { hidingOver } from './hiding.ts';
 import { IntervalUnion } from './interval-union.ts';
 import { SpanRing } from './span-ring.ts';
 import { WorkerClock } from './worker-clock.ts';
 
 /** Points of the series: a minute at five samples a second, and some. */
 export const SERIES_POINTS = 330;
+/** Figures of the moment are means over so long. */
+export const SMOOTH_MS = 1_000;
 /** Busy and away times are kept this long, for the timeline and its figures. */
 const KEEP_INTERVALS_MS = 20_000;
 
-/** One point: rates and shares over the time since the point before. */
+/** One point of the series: what happened since the point before. */
 export interface SeriesPoint {
   readonly atMs: number;
-  /** Length of the time that rates are over. */
-  readonly overMs: number;
-  readonly tokensPerSecond: number;
-  /** 0 to 1: of the time, the dense tier worked. */
-  readonly denseShare: number;
-  /** 0 to 1: of the time, a node computed (the mean over nodes; travel is not computing). */
-  readonly attentionShare: number;
-  readonly bytesOutPerSecond: number;
-  readonly bytesInPerSecond: number;
-  readonly kvUsedBytes: number;
-  readonly inFlight: number;
-  readonly running: number;
-  readonly waiting: number;
-  /** Mean over the steps of this time; 0 when there was none. */
-  readonly rowsPerMicroBatch: number;
-  /** Of the time that micro-batches were away, the dense tier worked on others; null when none was away. */
-  readonly hiddenShare: number | null;
+  readonly stretch: Stretch;
+  /** Over the last SMOOTH_MS: micro-batches end in bursts. */
+  readonly recent: Figures;
 }
 
-type Counters = Pick<EngineStats, 'generatedTokens' | 'denseBusyMs' | 'rows' | 'steps'> & {
+/** A point whose counters are known and whose spans are not all there yet. */
+interface Unsettled {
+  readonly fromMs: number;
+  readonly toMs: number;
+  readonly counted: Omit<Stretch, keyof TierTimes>;
+}
+
+type Counters = Pick<EngineStats, 'generatedTokens' | 'rows' | 'steps' | 'preemptions'> & {
   readonly bytesOut: number;
   readonly bytesIn: number;
 };
-const NOTHING: Counters = { generatedTokens: 0, denseBusyMs: 0, rows: 0, steps: 0, bytesOut: 0, bytesIn: 0 };
+const NOTHING: Counters = { generatedTokens: 0, rows: 0, steps: 0, preemptions: 0, bytesOut: 0, bytesIn: 0 };
 
 export interface SampleLogOptions {
   /** Calls back at the next frame; tests pass their own. */
@@ -61,8 +57,12 @@ export class SampleLog {
   microBatches = 0;
   /** Grows with every sample. */
   version = 0;
-  /** Grows when what was here belongs to another worker or other tiers, so that it must not be joined to what comes. */
+  /** Grows when what was here belongs to another engine, so that it must not be joined to what comes. */
   epoch = 0;
+  /** Worker's time before which all spans are here: what is computed or drawn of busy and idle times ends here. */
+  settledMs = Number.NEGATIVE_INFINITY;
+  /** Points ever made; the series holds the last of them. */
+  pointsMade = 0;
   /** Spans that the worker left out, since the tiers were opened. */
   droppedSpans = 0;
   readonly #schedule: (callback: () => void) => void;
@@ -74,6 +74,9 @@ export class SampleLog {
   readonly #eventListeners = new Set<(event: Event) => void>();
   #latest: Sample | null = null;
   #before: Counters = NOTHING;
+  #engine: string | null = null;
+  #oneTier = false;
+  readonly #unsettled: Unsettled[] = [];
   #notifying = false;
 
   constructor(options: SampleLogOptions = {}) {
@@ -118,38 +121,47 @@ export class SampleLog {
 
   take(event: Event): void {
     if (event.type === 'sample') this.#takeSample(event.sample);
-    else if (event.type === 'ready') this.#startAnew();
+    else if (event.type === 'ready') this.#oneTier = event.tiers.settings.mode === 'one-tier';
     else if (event.type === 'closed' || event.type === 'failed') this.#latest = null;
     for (const listener of this.#eventListeners) listener(event);
     this.#notify();
   }
 
-  /** Shares and rates over [from, to] of the worker's time, for captions and summaries. */
+  /** Where latency was hidden in [from, to] of the worker's time, as far as it is settled. */
   hiding(from: number, to: number, visit?: (start: number, end: number, hidden: boolean) => void) {
-    return hidingOver(this.denseBusy, this.away, from, to, visit);
+    return hidingOver(this.denseBusy, this.away, from, Math.min(to, this.settledMs), visit);
   }
 
-  /** Share of [from, to] in which a node computed. */
-  nodeShare(node: number, from: number, to: number): number {
-    return to > from ? (this.#nodeBusy[node]?.coveredMs(from, to) ?? 0) / (to - from) : 0;
+  /** Figures over [from, to] of the worker's time, or as long a time that ends where spans are settled. */
+  figuresOver(from: number, to: number): Figures {
+    const end = Math.min(to, this.settledMs);
+    const start = end - (to - from);
+    const points = this.#points.filter(({ atMs }) => atMs > start && atMs <= end + 1);
+    return { ...figuresOf(points.map(({ stretch }) => stretch)), ...sharesOf([this.#times(start, end)]) };
+  }
+
+  #times(from: number, to: number): TierTimes {
+    const nodeMs = this.nodes.map((_, node) => this.#nodeBusy[node]?.coveredMs(from, to) ?? 0);
+    const denseMs = this.denseBusy.coveredMs(from, to);
+    return { overMs: to - from, denseMs, nodeMs, ...hidingOver(this.denseBusy, this.away, from, to) };
   }
 
   #takeSample(sample: Sample): void {
-    const before = this.#latest;
-    // Another worker: its clock begins anew.
-    if (before !== null && sample.atMs < before.atMs) this.#startAnew();
-    if (sample.atMs < (this.#points.at(-1)?.atMs ?? 0)) this.#points.length = 0;
+    if (sample.epoch !== this.#engine) this.#startAnew(sample);
     this.#clock.heard(sample.atMs, this.#now());
     this.spans.push(sample.spans);
     this.#note(sample.spans);
     this.droppedSpans += sample.droppedSpans;
-    const previousMs = this.#latest?.atMs ?? null;
+    this.settledMs = Math.max(this.settledMs, Math.min(sample.atMs, sample.completeUntilMs));
+    const before = this.#latest;
     this.#latest = sample;
     this.version++;
-    const counters = countersOf(sample);
-    if (previousMs !== null && sample.atMs > previousMs) this.#addPoint(sample, counters, previousMs);
+    const counters = this.#countersOf(sample);
+    if (before !== null && sample.atMs > before.atMs)
+      this.#unsettled.push({ fromMs: before.atMs, toMs: sample.atMs, counted: this.#count(sample, counters) });
     this.#before = counters;
-    const oldest = sample.atMs - KEEP_INTERVALS_MS;
+    this.#settle();
+    const oldest = Math.min(this.settledMs, this.#unsettled[0]?.fromMs ?? sample.atMs) - KEEP_INTERVALS_MS;
     for (const union of [this.denseBusy, this.away, ...this.#nodeBusy]) union.forgetBefore(oldest);
   }
 
@@ -169,43 +181,62 @@ export class SampleLog {
     }
   }
 
-  #addPoint(sample: Sample, counters: Counters, fromMs: number): void {
-    const overMs = sample.atMs - fromMs;
-    // A counter that fell belongs to a new engine: it counts from 0.
+  #count(sample: Sample, counters: Counters): Unsettled['counted'] {
+    const { stats, residents } = sample;
+    // A counter that fell counts from 0.
     const since = (name: keyof Counters) =>
       counters[name] - (counters[name] < this.#before[name] ? 0 : this.#before[name]);
-    const perSecond = (name: keyof Counters) => (since(name) / overMs) * 1000;
-    const nodes = Math.max(1, sample.nodes.length);
-    let attentionShare = 0;
-    for (let node = 0; node < nodes; node++) attentionShare += this.nodeShare(node, fromMs, sample.atMs) / nodes;
-    const { stats } = sample;
-    this.#points.push({
-      atMs: sample.atMs,
-      overMs,
-      tokensPerSecond: perSecond('generatedTokens'),
-      denseShare: Math.min(1, since('denseBusyMs') / overMs),
-      attentionShare,
-      bytesOutPerSecond: perSecond('bytesOut'),
-      bytesInPerSecond: perSecond('bytesIn'),
+    const contextTokens = residents.reduce((total, { tokens }) => total + tokens, 0) / Math.max(1, residents.length);
+    return {
+      generatedTokens: since('generatedTokens'),
+      steps: since('steps'),
+      rows: since('rows'),
+      preemptions: since('preemptions'),
+      bytesOut: since('bytesOut'),
+      bytesIn: since('bytesIn'),
       kvUsedBytes: stats.kvBytes,
       inFlight: stats.inFlight,
       running: stats.running,
-      waiting: stats.waiting,
-      rowsPerMicroBatch: since('steps') > 0 ? since('rows') / since('steps') : 0,
-      hiddenShare: hiddenShare(this.hiding(fromMs, sample.atMs)),
-    });
+      contextTokens,
+    };
+  }
+
+  /** Points are made when all spans of their time are here: a call that is under way may be most of it. */
+  #settle(): void {
+    for (let next = this.#unsettled[0]; next !== undefined && next.toMs <= this.settledMs; next = this.#unsettled[0]) {
+      this.#unsettled.shift();
+      const stretch = { ...next.counted, ...this.#times(next.fromMs, next.toMs) };
+      const recent = [stretch];
+      for (let i = this.#points.length - 1; i >= 0; i--) {
+        const point = this.#points[i];
+        if (point === undefined || point.atMs <= next.toMs - SMOOTH_MS) break;
+        recent.unshift(point.stretch);
+      }
+      this.#points.push({ atMs: next.toMs, stretch, recent: figuresOf(recent) });
+      this.pointsMade++;
+    }
+    if (this.#unsettled.length > SERIES_POINTS) this.#unsettled.shift();
     if (this.#points.length > SERIES_POINTS) this.#points.splice(0, this.#points.length - SERIES_POINTS);
   }
 
-  /** Other tiers: spans and series stay to be looked at, but nothing is joined across. */
-  #startAnew(): void {
-    const restarted = this.#latest !== null;
+  /** One tier has nothing between tiers. */
+  #countersOf({ stats, tierBytesOut, tierBytesIn }: Sample): Counters {
+    const { generatedTokens, rows, steps, preemptions } = stats;
+    const bytes = this.#oneTier ? { bytesOut: 0, bytesIn: 0 } : { bytesOut: tierBytesOut, bytesIn: tierBytesIn };
+    return { generatedTokens, rows, steps, preemptions, ...bytes };
+  }
+
+  /** Another engine: the series stays to be looked at, unless another worker's clock began anew; nothing is joined across. */
+  #startAnew(sample: Sample): void {
+    if (this.#engine !== null) this.epoch++;
+    this.#engine = sample.epoch;
     this.#latest = null;
     this.#before = NOTHING;
+    this.#unsettled.length = 0;
+    this.settledMs = Number.NEGATIVE_INFINITY;
     this.microBatches = 0;
     this.droppedSpans = 0;
-    if (!restarted) return;
-    this.epoch++;
+    if (sample.atMs < (this.#points.at(-1)?.atMs ?? 0)) this.#points.length = 0;
     this.spans.clear();
     for (const union of [this.denseBusy, this.away, ...this.#nodeBusy]) union.clear();
   }
@@ -218,9 +249,4 @@ export class SampleLog {
       for (const listener of this.#frameListeners) listener();
     });
   }
-}
-
-function countersOf({ stats, tierBytesOut, tierBytesIn }: Sample): Counters {
-  const { generatedTokens, denseBusyMs, rows, steps } = stats;
-  return { generatedTokens, denseBusyMs, rows, steps, bytesOut: tierBytesOut, bytesIn: tierBytesIn };
 }

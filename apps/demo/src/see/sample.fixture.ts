@@ -5,6 +5,7 @@
 import type { EngineStats } from '@glinthawk/engine';
 import type { Sample, TierReport, TierSettings } from '../engine/protocol.ts';
 import { SPAN_FIELDS, SpanKind } from '../engine/span.ts';
+import type { Stretch } from './figures.ts';
 
 export const STATS: EngineStats = {
   waiting: 0,
@@ -62,6 +63,27 @@ export function report(settings: TierSettings = SETTINGS): TierReport {
     kvCapacityBytes: 1536 * 1600,
     kvCapacityTokens: 1600,
     remarks: [],
+  };
+}
+
+export function stretchOf(parts: Partial<Stretch> = {}): Stretch {
+  return {
+    overMs: 200,
+    denseMs: 0,
+    nodeMs: [],
+    hiddenMs: 0,
+    exposedMs: 0,
+    generatedTokens: 0,
+    steps: 0,
+    rows: 0,
+    preemptions: 0,
+    bytesOut: 0,
+    bytesIn: 0,
+    kvUsedBytes: 0,
+    inFlight: 1,
+    running: 0,
+    contextTokens: 0,
+    ...parts,
   };
 }
 

@@ -66,7 +66,7 @@ export class StoryTexts {
     }
   }
 
-  /** Indices of shown stories that changed since the last call. */
+  /** Indices of shown stories that changed since the last call; all of them for who looks for the first time. */
   takeChanged(): readonly number[] {
     const changed = [...this.#changed];
     this.#changed.clear();

@@ -3,7 +3,7 @@ import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import type { ActiveLoad } from './experiment.ts';
 import type { SampleLog } from './sample-log.ts';
-import { STORIES_SHOWN, StoryTexts } from './story-texts.ts';
+import { STORIES_SHOWN } from './story-texts.ts';
 
 const WRITE_EVERY_MS = 200;
 /** A cell shows a story's end. */
@@ -22,15 +22,12 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
   const list = useRef<HTMLOListElement>(null);
   const counts = useSignal<Counts | null>(null);
   useEffect(() => {
-    const texts = new StoryTexts(
-      load.run,
-      load.prompts.map((prompt) => (prompt.kind === 'text' ? prompt.text : '')),
-    );
+    const { texts } = load;
     let timer: ReturnType<typeof setTimeout> | null = null;
-    const write = () => {
+    const write = (indices: readonly number[]) => {
       timer = null;
       const cells = list.current?.children;
-      for (const index of texts.takeChanged()) {
+      for (const index of indices) {
         const cell = cells?.[index];
         if (!(cell instanceof HTMLElement)) continue;
         const { text, state } = texts.story(index);
@@ -41,10 +38,10 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
       const [writing, done, failed] = [texts.countOf('writing'), texts.countOf('done'), texts.countOf('failed')];
       counts.value = { all: texts.count, writing, done, failed, failure: texts.failure };
     };
-    write();
-    const unlisten = log.listen((event) => {
-      texts.take(event);
-      timer ??= setTimeout(write, WRITE_EVERY_MS);
+    // Stories may have begun before there was a wall.
+    write([...Array(Math.min(STORIES_SHOWN, texts.count)).keys()]);
+    const unlisten = log.listen(() => {
+      timer ??= setTimeout(() => write(texts.takeChanged()), WRITE_EVERY_MS);
     });
     return () => {
       unlisten();
@@ -52,13 +49,13 @@ export function StoryWall({ log, load }: { readonly log: SampleLog; readonly loa
     };
   }, [log, load]);
   const now = counts.value;
-  const shown = Math.min(STORIES_SHOWN, load.prompts.length);
+  const shown = Math.min(STORIES_SHOWN, load.stories);
   return (
     <div>
       <p class="see-hint">
         {now === null ? '' : `${now.done} of ${now.all} stories done, ${now.writing} being written`}
         {now !== null && now.failed > 0 && `, ${now.failed} failed: ${now.failure ?? ''}`}
-        {load.prompts.length > shown && `; the first ${shown} are shown`}
+        {load.stories > shown && `; the first ${shown} are shown`}
       </p>
       <ol ref={list} class="see-wall">
         {Array.from({ length: shown }, (_, i) => (

@@ -1,14 +1,15 @@
 /** What is written around the timeline's canvas: a line over each row, and its figures as a table for who doesn't see it. */
 import { useSignal } from '@preact/signals';
 import { useEffect } from 'preact/hooks';
+import type { Figures } from './figures.ts';
 import type { SampleLog } from './sample-log.ts';
 import type { TimelineRow } from './timeline-rows.ts';
-import { figuresOver, percent, type TimelineFigures } from './timeline-summary.ts';
+import { percent } from './timeline-summary.ts';
 import type { Shown } from './timeline-view.ts';
 
 export interface TimelineCaptionsProps {
   readonly shown: Shown | null;
-  readonly figures: TimelineFigures | null;
+  readonly figures: Figures | null;
   readonly oneTier: boolean;
   readonly nodeName: (node: number) => string;
 }
@@ -37,7 +38,7 @@ export function TimelineCaptions({ shown, figures, oneTier, nodeName }: Timeline
 
 function captionOf(
   row: TimelineRow,
-  figures: TimelineFigures | null,
+  figures: Figures | null,
   oneTier: boolean,
   nodeName: (node: number) => string,
 ): { readonly name: string; readonly figure: string } {
@@ -75,12 +76,12 @@ const UPDATE_EVERY_MS = 1_000;
 /** The last second's figures. Kept up to date only while it is open. */
 export function TimelineTable({ log, overMs, nodeName }: TimelineTableProps) {
   const open = useSignal(false);
-  const figures = useSignal<TimelineFigures | null>(null);
+  const figures = useSignal<Figures | null>(null);
   useEffect(() => {
     if (!open.value) return;
     const update = () => {
       const newest = log.latest?.atMs;
-      figures.value = newest === undefined ? null : figuresOver(log, newest - overMs, newest);
+      figures.value = newest === undefined ? null : log.figuresOver(newest - overMs, newest);
     };
     update();
     const timer = setInterval(update, UPDATE_EVERY_MS);
@@ -93,7 +94,9 @@ export function TimelineTable({ log, overMs, nodeName }: TimelineTableProps) {
       : [
           ['Tokens a second', String(Math.round(now.tokensPerSecond))],
           ['Micro-batches in flight', String(now.inFlight)],
-          ['Rows a micro-batch', now.rowsPerMicroBatch.toFixed(1)],
+          ['Rows of a micro-batch that write', now.decodeRows.toFixed(1)],
+          ['Rows of a micro-batch that read', now.prefillRows.toFixed(1)],
+          ['Preemptions a second', now.preemptionsPerSecond.toFixed(1)],
           ['Dense tier busy', percent(now.denseShare)],
           ...now.nodeShares.map((share, node) => [`${nodeName(node)} computing`, percent(share)] as const),
           ['Of the time away, hidden', now.hiddenShare === null ? 'nothing was away' : percent(now.hiddenShare)],

@@ -12,8 +12,6 @@ import type { TimelineRow } from './timeline-rows.ts';
 
 /** Drawn ahead of the view, which lags behind the newest sample. */
 const AHEAD_MS = 700;
-/** What was hidden or exposed may still change this long after, as a span arrives at its end. */
-const HIDING_SETTLES_MS = 600;
 const MOST_WIDTH = 12_000;
 
 export interface StripShape {
@@ -120,12 +118,14 @@ export class TimelineStrip {
       this.#painter?.paint(log.spans, this.#spansDrawn, log.spans.end, x, width);
     }
     this.#spansDrawn = log.spans.end;
-    const settledMs = this.#hidingDrawnMs - HIDING_SETTLES_MS;
-    this.#drawHiding(log, Math.max(endMs - width / this.#pixelsPerMs, settledMs), endMs);
-    this.#hidingDrawnMs = endMs;
+    // Hidden or exposed is known only when all spans of the time are there.
+    const settledMs = Math.min(endMs, log.settledMs);
+    this.#drawHiding(log, Math.max(endMs - width / this.#pixelsPerMs, this.#hidingDrawnMs), settledMs);
+    this.#hidingDrawnMs = Math.max(this.#hidingDrawnMs, settledMs);
   }
 
   #drawHiding(log: SampleLog, from: number, to: number): void {
+    if (!(to > from)) return;
     const row = this.#shape?.rows.find(({ kind }) => kind === 'hiding');
     if (row === undefined || this.#shape === null) return;
     const { scale, theme } = this.#shape;

@@ -6,11 +6,12 @@
 import { useSignal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { SpanField } from '../engine/span.ts';
+import type { Figures } from './figures.ts';
 import type { SampleLog } from './sample-log.ts';
 import { describeSpan, extentIn, middle, neighbour } from './span-at.ts';
 import { TimelineCaptions, TimelineTable } from './timeline-captions.tsx';
 import type { TimelineRow } from './timeline-rows.ts';
-import { describeTimeline, figuresOver, type TimelineFigures } from './timeline-summary.ts';
+import { describeTimeline } from './timeline-summary.ts';
 import {
   FIRST_WINDOW_MS,
   gridStep,
@@ -46,7 +47,7 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
   const windowMs = useSignal(FIRST_WINDOW_MS);
   const paused = useSignal(false);
   const shown = useSignal<Shown | null>(null);
-  const figures = useSignal<TimelineFigures | null>(null);
+  const figures = useSignal<Figures | null>(null);
   const description = useSignal('Timeline of both tiers: nothing is running.');
   const tip = useSignal<Tip | null>(null);
 
@@ -71,13 +72,13 @@ export function Timeline({ log, oneTier, nodeName }: TimelineProps) {
       if (document.hidden) return;
       const range = viewRef.current?.range();
       if (range == null) return;
-      figures.value = figuresOver(log, range.from, range.to);
+      figures.value = log.figuresOver(range.from, range.to);
       const now = performance.now();
       if (now - described < DESCRIBE_EVERY_MS) return;
       described = now;
       const newest = log.latest?.atMs ?? range.to;
       const names = log.nodes.map((_, node) => nodeName(node));
-      description.value = describeTimeline(figuresOver(log, newest - TABLE_OVER_MS, newest), oneTier, names);
+      description.value = describeTimeline(log.figuresOver(newest - TABLE_OVER_MS, newest), oneTier, names);
     };
     update();
     const timer = setInterval(update, CAPTIONS_EVERY_MS);

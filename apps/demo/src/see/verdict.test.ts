@@ -1,18 +1,19 @@
 import { expect, test } from 'vitest';
 import type { Measurement } from './comparison.ts';
 import { DEFAULT_KNOBS, type Setup } from './experiment-settings.ts';
+import { figuresOf } from './figures.ts';
 import { verdict } from './verdict.ts';
 
 function measured(setup: Setup, tokensPerSecond: number, over: Partial<Measurement> = {}): Measurement {
-  const base = { denseShare: 0.5, attentionShare: 0.1, hiddenShare: 0.6, rowsPerMicroBatch: 16, running: 16 };
-  return { setup, tokensPerSecond, kvUsedBytes: 0, measuredMs: 4000, ...base, ...over };
+  const base = { denseShare: 0.5, attentionShare: 0.1, hiddenShare: 0.6, decodeRows: 16, running: 16 };
+  return { ...figuresOf([]), setup, tokensPerSecond, steady: true, ...base, ...over };
 }
 
 const judge = (one: Measurement, single: Measurement, many: Measurement) => verdict([one, single, many], DEFAULT_KNOBS);
 
 test('many in flight wins: by how much, how batches grew, how much was hidden', () => {
   const { winner, headline, why } = judge(
-    measured('one-tier', 1244, { running: 4.8, rowsPerMicroBatch: 7.1, hiddenShare: null }),
+    measured('one-tier', 1244, { running: 4.8, decodeRows: 4.7, preemptionsPerSecond: 5.9, hiddenShare: null }),
     measured('one-in-flight', 195),
     measured('many-in-flight', 1639, { running: 381, hiddenShare: 0.94, denseShare: 0.96 }),
   );
@@ -20,6 +21,7 @@ test('many in flight wins: by how much, how batches grew, how much was hidden', 
   expect(headline).toContain('1,639 tokens a second, 1.3 times one tier');
   expect(headline).toContain('8.4 times the 195 of 1 in flight');
   expect(why).toContain('4.8 stories');
+  expect(why).toContain('wrote 4.7 tokens (and 5.9 times a second one story made room for another');
   expect(why).toContain('94 % was hidden');
 });
 
@@ -37,23 +39,23 @@ test('one tier wins while two tiers stand idle: more in flight would change that
 
 test('one tier wins though two tiers are busy: its memory was enough', () => {
   const { winner, why } = judge(
-    measured('one-tier', 7000, { rowsPerMicroBatch: 64 }),
+    measured('one-tier', 7000, { decodeRows: 64 }),
     measured('one-in-flight', 200),
     measured('many-in-flight', 5000, { denseShare: 0.97 }),
   );
   expect(winner).toBe('one-tier');
-  expect(why).toContain('64 rows a call');
+  expect(why).toContain('64 tokens a call');
   expect(why).toContain('longer contexts');
 });
 
 test('1 in flight may win, and says so', () => {
   const { winner, why } = judge(
     measured('one-tier', 1000),
-    measured('one-in-flight', 4000, { rowsPerMicroBatch: 16 }),
-    measured('many-in-flight', 3000, { rowsPerMicroBatch: 2.1 }),
+    measured('one-in-flight', 4000, { decodeRows: 16 }),
+    measured('many-in-flight', 3000, { decodeRows: 2.1 }),
   );
   expect(winner).toBe('one-in-flight');
-  expect(why).toContain('2.1 rows instead of 16');
+  expect(why).toContain('2.1 tokens a call instead of 16');
 });
 
 test('what is less than 5 % apart is a tie', () => {

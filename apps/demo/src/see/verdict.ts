@@ -54,7 +54,7 @@ export function verdict(results: readonly Measurement[], knobs: Knobs): Verdict 
         headline: `Two tiers with 1 in flight win here: ${rate(single)} tokens a second, ${times(single, many)} the ${rate(many)} of ${knobs.inFlight} in flight.`,
         why:
           `There is little to hide at ${knobs.latencyMs} ms: the dense tier was busy ${percent(single.denseShare)} of the time with one micro-batch, ` +
-          `and sharing out the sequences makes smaller ones (${rows(many)} rows instead of ${rows(single)}). More latency or more sequences would change that.`,
+          `and sharing out the sequences makes smaller ones (${writing(many)} tokens a call instead of ${writing(single)}). More latency or more sequences would change that.`,
       };
     default:
       return first.setup satisfies never;
@@ -64,8 +64,8 @@ export function verdict(results: readonly Measurement[], knobs: Knobs): Verdict 
 function whyTwoTiers(one: Measurement, many: Measurement, { latencyMs }: Knobs): string {
   const batch =
     one.running < many.running
-      ? `One tier's KV memory held ${one.running.toFixed(1)} stories at a time, so a dense call worked on ${rows(one)} rows; ` +
-        `the workers held ${Math.round(many.running)}, and a call worked on ${rows(many)}.`
+      ? `One tier's KV memory held ${one.running.toFixed(1)} stories at a time, so a dense call wrote ${writing(one)} tokens${preempting(one)}; ` +
+        `the workers held ${Math.round(many.running)}, and a call wrote ${writing(many)}.`
       : `One tier held ${one.running.toFixed(0)} stories at a time, two tiers ${many.running.toFixed(0)}.`;
   const hidden =
     many.hiddenShare === null
@@ -79,12 +79,12 @@ function whatWouldChange(one: Measurement, many: Measurement, { latencyMs, inFli
   if (many.denseShare < SATURATED) {
     const exposed = many.hiddenShare === null ? '' : `${percent(1 - many.hiddenShare)} of the time away was exposed: `;
     return (
-      `${exposed}${inFlight} micro-batches of ${rows(many)} rows are too little work to cover round trips of ${latencyMs} ms, so with two tiers the dense tier was ` +
+      `${exposed}${inFlight} micro-batches that write ${writing(many)} tokens each are too little work to cover round trips of ${latencyMs} ms, so with two tiers the dense tier was ` +
       `busy only ${percent(many.denseShare)} of the time. More in flight (which takes more KV memory), larger micro-batches or a nearer attention tier would change that.`
     );
   }
   return (
-    `The dense tier was at its limit with two tiers, too (busy ${percent(many.denseShare)}), and one tier's KV memory was enough for ${rows(one)} rows a call. ` +
+    `The dense tier was at its limit with two tiers, too (busy ${percent(many.denseShare)}), and one tier's KV memory was enough to write ${writing(one)} tokens a call${preempting(one)}. ` +
     'Two tiers gain where that memory holds fewer sequences: longer contexts, a larger model beside the same memory.'
   );
 }
@@ -98,8 +98,14 @@ function times(more: Measurement, less: Measurement): string {
   return `${factor >= 10 ? Math.round(factor) : factor.toFixed(1)} times`;
 }
 
-function rows({ rowsPerMicroBatch }: Measurement): string {
-  return rowsPerMicroBatch < 10 ? rowsPerMicroBatch.toFixed(1) : String(Math.round(rowsPerMicroBatch));
+function writing({ decodeRows }: Measurement): string {
+  return decodeRows < 10 ? decodeRows.toFixed(1) : String(Math.round(decodeRows));
+}
+
+function preempting({ preemptionsPerSecond }: Measurement): string {
+  return preemptionsPerSecond < 0.5
+    ? ''
+    : ` (and ${preemptionsPerSecond.toFixed(1)} times a second one story made room for another, to be read in again)`;
 }
 
 function nameOf(setup: Setup, { inFlight }: Knobs): string {

@@ -1,9 +1,16 @@
 /** What this is, in a sentence and a figure; and what this page may use of the machine. */
+import type { SampleLog } from '../see/sample-log.ts';
 import type { AppState } from '../state/app-state.ts';
 import { plural } from '../state/format.ts';
 import { TwoTiers } from './two-tiers.tsx';
 
-export function Hero({ app, otherTabs }: { readonly app: AppState; readonly otherTabs: number }) {
+export interface HeroProps {
+  readonly app: AppState;
+  readonly log: SampleLog;
+  readonly otherTabs: number;
+}
+
+export function Hero({ app, log, otherTabs }: HeroProps) {
   return (
     <section class="hero" aria-label="What this is">
       <div class="hero-words">
@@ -15,7 +22,7 @@ export function Hero({ app, otherTabs }: { readonly app: AppState; readonly othe
           in this tab, and nothing leaves it unless you add a node elsewhere.
         </p>
       </div>
-      <TwoTiers app={app} />
+      <TwoTiers app={app} log={log} />
       <Machine app={app} otherTabs={otherTabs} />
     </section>
   );
