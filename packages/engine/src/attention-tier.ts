@@ -12,6 +12,7 @@ import {
   type Logger,
   NodeLostError,
   ProtocolError,
+  sleep,
   toError,
 } from '@glinthawk/core';
 import { NodeConnection } from './node-connection.ts';
@@ -84,7 +85,7 @@ export class AttentionTier {
 
   /**
    * Connects to every source at once. A refusal is fatal; an unreachable node is tried again in the background, if another
-   * one is there or may join, or waiting was asked for.
+   * one is there or may join, or waiting was asked for; but not one that is good for once.
    * @throws ProtocolError, NodeLostError, AbortedError
    */
   async start(signal?: AbortSignal): Promise<void> {
@@ -98,7 +99,8 @@ export class AttentionTier {
       const fatal = failures.find((error) => error !== null && !(error instanceof NodeLostError));
       if (fatal) throw fatal;
       const unreachable = failures.find((error) => error !== null);
-      if (this.connected.length === 0 && !waitForNodes && !nodesMayJoin) {
+      const mayCome = waitForNodes && places.some(({ source }) => source?.once !== true);
+      if (this.connected.length === 0 && !mayCome && !nodesMayJoin) {
         throw (
           unreachable ??
           new NodeLostError('none', 'no attention node was given', { hint: 'name at least one attention source' })
@@ -109,6 +111,11 @@ export class AttentionTier {
       for (const [index, place] of places.entries()) {
         const error = failures[index] ?? null;
         if (error === null) continue;
+        if (place.source?.once) {
+          this.#places[index] = placeOf(place.name, null);
+          logger.warn(`attention node ${place.name} can't be reached`, { reason: error.message });
+          continue;
+        }
         logger.warn(`attention node ${place.name} can't be reached; trying again`, { reason: error.message });
         // With another node there, nobody awaits the first one: its refusal is logged, no more.
         if (alone) this.#reconnect(place, index, first.resolve, first.reject);
@@ -311,17 +318,4 @@ export class AttentionTier {
 
 function distrustMs(offences: number): number {
   return offences === 0 ? 0 : Math.min(FIRST_DISTRUST_MS * 2 ** (offences - 1), LONGEST_DISTRUST_MS);
-}
-
-/** Ends early, and quietly, when aborted. */
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-  });
 }

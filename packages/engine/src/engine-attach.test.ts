@@ -4,7 +4,8 @@ import { NodeLostError, ProtocolError } from '@glinthawk/core';
 import { describe, expect, it } from 'vitest';
 import { outcomes, requestOf } from '../../../test/golden/engine.ts';
 import { type ReferenceAttentionOptions, ReferenceAttentionSource } from '../../../test/reference/attention.ts';
-import { fakeGreedy } from '../../../test/reference/fake-dense.ts';
+import { FakeDense, fakeGreedy } from '../../../test/reference/fake-dense.ts';
+import { createEngine } from './engine.ts';
 import type { AttentionSpan, DenseSpan, EngineApi } from './engine-api.ts';
 import { collect, rig } from './engine-rig.fixture.ts';
 import type { GenerationRequest } from './request.ts';
@@ -163,6 +164,28 @@ describe('attach', () => {
   });
 
   const zero = { usedBlocks: 0, openSlots: 0, busyMs: 0, bytesSent: 0, bytesReceived: 0, roundTripMs: 0 };
+});
+
+describe('a source that is good for once and fails at start', () => {
+  const options = { dense: new FakeDense(), kvDtype: 'f32', fingerprint: 'x' } as const;
+
+  it('is not asked again, and its index is that of the next one that comes', async () => {
+    const failing = guest({ failedConnects: 1 });
+    const warnings: string[] = [];
+    const logger = { debug: () => {}, info: () => {}, warn: (text: string) => void warnings.push(text) };
+    const attention = [failing.once, new ReferenceAttentionSource({})];
+    const engine = await createEngine({ ...options, attention, logger });
+    await pause(250); // a second attempt would come after 100
+    expect(failing.source.connects).toBe(0);
+    expect(await engine.attach(guest().once)).toBe(0);
+    await engine.close();
+    expect(warnings).toEqual(["attention node guest can't be reached"]);
+  });
+
+  it('is not waited for where there is no other', async () => {
+    const attention = [guest({ failedConnects: 1 }).once];
+    await expect(createEngine({ ...options, attention, waitForNodes: true })).rejects.toThrow(NodeLostError);
+  });
 });
 
 describe('the observer', () => {

@@ -3,7 +3,7 @@
  * it is stopped or refused for good. Needs WebSockets and WebAssembly only: no shared memory, no secure context.
  */
 import { AttentionNode, createInlineAttention } from '@glinthawk/attention';
-import { CapacityError, GlinthawkError, InputError, ProtocolError, toError } from '@glinthawk/core';
+import { CapacityError, GlinthawkError, InputError, ProtocolError, sleep, toError } from '@glinthawk/core';
 import { connectWebSocket, type Transport } from '@glinthawk/wire';
 import { type AttendCount, CountedBackend } from './counted-backend.ts';
 import type { LendStart, LendState, LentWorker } from './lend-messages.ts';
@@ -127,17 +127,4 @@ function explain(error: Error): string {
     return 'the token is not the one of this job: open the link that the job shows';
   }
   return error.message;
-}
-
-/** Ends early when aborted. */
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener('abort', done, { once: true });
-  });
 }
