@@ -260,7 +260,10 @@ export class AttentionTier {
     if (place === undefined || place.connection !== connection) return;
     place.connection = null;
     this.#nodesLost++;
-    this.#options.logger.warn(`attention node ${connection.backend.name} is lost`, { reason: error.message });
+    const lost = `${connection.backend.name} is lost`;
+    // Most errors say so themselves, which once is enough.
+    const reason = error.message.startsWith(`${lost}: `) ? error.message.slice(lost.length + 2) : error.message;
+    this.#options.logger.warn(`attention node ${lost}`, { reason });
     this.#end(connection);
     if (connection.wasUsed) place.backoffMs = FIRST_BACKOFF_MS;
     if (error.cause instanceof ProtocolError) place.offences++;

@@ -1,5 +1,5 @@
 /** The engine worker as the page has it: the example's goldens on both dense tiers and every place of attention, stop, and batch. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { EngineClient } from './client.ts';
 import type { Event, TierSettings } from './protocol.ts';
 import { generateCommand, RecordedEvents, twoTiers } from './recorded-events.fixture.ts';
@@ -287,6 +287,41 @@ describe('what can go wrong', () => {
     await events.next('failed', () => true, since);
     await open(twoTiers);
     await expectGoldens(1);
+  });
+
+  it('a worker that ends without a word is noticed, and the next one is another', async () => {
+    const workers: Worker[] = [];
+    const PlainWorker = globalThis.Worker;
+    vi.stubGlobal(
+      'Worker',
+      class extends PlainWorker {
+        constructor(url: string | URL, options?: WorkerOptions) {
+          super(url, options);
+          workers.push(this);
+        }
+      },
+    );
+    const own = new EngineClient({ betweenPingsMs: 500 });
+    onTestFinished(() => {
+      own.destroy();
+      vi.unstubAllGlobals();
+    });
+    const heard = new RecordedEvents();
+    own.subscribe((event) => heard.add(event));
+    own.send({ type: 'open', model: { kind: 'example' }, tiers: twoTiers });
+    await heard.next('ready');
+    // Idle and with a run under way it answers in time.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    own.send(generateCommand(1, ['Once upon a time'], { maxTokens: 400 }));
+    await heard.next('tokens');
+    workers[0]?.terminate();
+    const { error } = await heard.next('failed');
+    expect(error).toMatchObject({ code: 'ENGINE_WORKER_DIED', message: expect.stringContaining('1 seconds') });
+    expect(heard.of('ended')).toMatchObject([{ run: 1, how: 'failed', error: { code: 'ENGINE_WORKER_DIED' } }]);
+    const since = heard.all.length;
+    own.send({ type: 'open', model: { kind: 'example' }, tiers: twoTiers });
+    await heard.next('ready', () => true, since);
+    expect(workers.length).toBe(2);
   });
 
   it('close cancels an opening, and closes', async () => {

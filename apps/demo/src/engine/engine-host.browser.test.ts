@@ -86,7 +86,9 @@ for (const sharedMemory of [true, false]) {
     victim?.worker.terminate(); // nobody is told
     expect(await texts(events, 1)).toEqual(undisturbed);
     const notices = events.of('notice').map(({ notice }) => notice.text);
-    expect(notices.some((text) => /worker \d is lost/.test(text))).toBe(true);
+    const losses = notices.filter((text) => /worker \d is lost/.test(text));
+    expect(losses).toHaveLength(1);
+    expect(losses[0]?.match(/is lost/g)).toHaveLength(1);
     const { sample } = events.of('sample').at(-1) ?? {};
     expect(sample?.stats.nodesLost).toBe(1);
   });

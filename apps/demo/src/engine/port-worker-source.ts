@@ -38,6 +38,7 @@ export class PortWorkerSource implements AttentionSource {
   destroy(): void {
     this.#worker?.terminate();
     this.#worker = null;
+    this.#failed = new Promise(() => {}); // the next one has its own failures
   }
 
   #start(): MessagePort {

@@ -87,6 +87,10 @@ export type Command =
   /** Closes model and tiers, giving their memory back: `closed`. */
   | { readonly type: 'close' };
 
+/** Asks the worker itself, whatever it has open, whether it is there: `pong`. Between client.ts and worker.ts only. */
+export type Ping = { readonly type: 'ping' };
+export type Pong = { readonly type: 'pong' };
+
 export interface GpuVerdict {
   readonly name: string;
   readonly software: boolean;
