@@ -36,7 +36,8 @@ function slowSource(workMs: number, fails = false): AttentionSource {
 const delays = new Delays();
 afterEach(() => delays.close());
 
-describe('latency', () => {
+// Timings of a few milliseconds, on a machine that may be busy: retried.
+describe('latency', { retry: 3 }, () => {
   it('of 0 sets no timer', async () => {
     const source = new ObservedSource(slowSource(0), { ms: 0 }, delays);
     const backend = await source.connect(geometry, how);
@@ -95,7 +96,7 @@ it('tells how the first attempt to connect went', async () => {
   await expect(source.firstAttempt).rejects.toThrow('not there');
 });
 
-describe('spans', () => {
+describe('spans', { retry: 3 }, () => {
   const span = { microBatch: 3, layer: 1, node: 0, rows: 2, kvTokens: 9 };
   const fieldsOf = (spans: Float64Array, index: number) => {
     const at = index * SPAN_FIELDS;
