@@ -30,10 +30,15 @@ interface ChartSpec {
   /** Width of the values beside the axis, CSS pixels. */
   readonly axis: number;
   readonly curves: readonly Curve[];
+  /** Distances that lines of the grid may have; default: round decimal numbers. */
+  readonly steps?: readonly number[];
   /** Top of the scale, given the largest value. */
   top(most: number): number;
   format(value: number): string;
 }
+
+/** Round numbers of bytes, as they are shown in KiB and MiB. */
+const BINARY_STEPS: readonly number[] = Array.from({ length: 41 }, (_, i) => 2 ** i);
 
 const CHARTS: readonly ChartSpec[] = [
   {
@@ -59,6 +64,7 @@ const CHARTS: readonly ChartSpec[] = [
     title: 'Between the tiers',
     unit: 'bytes/s',
     axis: 74,
+    steps: BINARY_STEPS,
     curves: [
       { label: 'q, k, v out', colour: 'wire', filled: true, value: (figures) => figures.bytesOutPerSecond },
       { label: 'o back', colour: 'attention', dash: [6, 3], value: (figures) => figures.bytesInPerSecond },
@@ -114,6 +120,7 @@ function Chart({ log, spec }: { readonly log: SampleLog; readonly spec: ChartSpe
     resize.observe(element);
     const sight = new IntersectionObserver((entries) => {
       visible = entries.at(-1)?.isIntersecting ?? true;
+      draw();
     });
     sight.observe(element);
     const undo = [log.subscribe(draw), watchTheme(remake)];
@@ -177,7 +184,12 @@ function makePlot(element: HTMLElement, spec: ChartSpec, theme: Theme, onCursor:
     },
     axes: [
       { ...axis, size: 26, values: (_plot, values) => values.map((value) => (value === 0 ? 'now' : `${value} s`)) },
-      { ...axis, size: spec.axis, values: (_plot, values) => values.map((value) => spec.format(value)) },
+      {
+        ...axis,
+        size: spec.axis,
+        values: (_plot, values) => values.map((value) => spec.format(value)),
+        ...(spec.steps === undefined ? {} : { incrs: [...spec.steps] }),
+      },
     ],
     series: [
       {},

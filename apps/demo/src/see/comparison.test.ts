@@ -139,6 +139,19 @@ test('a load that does not become steady is measured all the same, and noted not
   expect(machine.state).toMatchObject({ results: [{ steady: false }] });
 });
 
+test('what a trial leaves of its time to become steady is there for the next', () => {
+  const machine = new Machine()
+    .start()
+    .begin(0, 1)
+    .stretches(WARM_MS + MEASURE_MS)
+    .send(ended(1));
+  const unsteady = (atMs: number) => ({ running: atMs % 2_000 < 1_000 ? 10 : 100 });
+  machine.begin(1, 2).stretches(2 * MOST_WARM_MS - WARM_MS - 200, unsteady);
+  expect(machine.state).toMatchObject({ trial: 1, stage: 'warming' });
+  machine.stretches(200, { running: 50 });
+  expect(machine.state).toMatchObject({ trial: 1, stage: 'measuring', steady: false });
+});
+
 test('steady is as many sequences as before, as much text, and as much reading', () => {
   const twice = (then: Partial<Stretch>, now: Partial<Stretch>) => [
     ...Array.from({ length: 5 }, () => even(then)),

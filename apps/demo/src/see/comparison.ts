@@ -7,7 +7,7 @@ import type { Event, TierSettings } from '../engine/protocol.ts';
 import { type Setup, sameTiers } from './experiment-settings.ts';
 import { type Figures, figuresOf, type Stretch } from './figures.ts';
 
-/** After the first token: at least so long, until the load is steady, and not longer than the most. */
+/** After the first token: at least so long, until the load is steady, and not longer than the most, to which what earlier trials left of theirs is added. */
 export const WARM_MS = 2_000;
 export const MOST_WARM_MS = 8_000;
 /** Steady is what is about the same in two such times after each other. */
@@ -56,6 +56,8 @@ export interface Running {
   /** Since the first token of this trial while warming, since it was warm while measuring. */
   readonly stretches: readonly Stretch[];
   readonly steady: boolean;
+  /** That earlier trials took to become warm. */
+  readonly warmedMs: number;
   /** Of the first `atOnce` stories, those that have written something, or ended at once. */
   readonly begun: ReadonlySet<number>;
   readonly results: readonly Measurement[];
@@ -126,6 +128,7 @@ function start(state: ComparisonState, { trials, restore, busyRun }: Extract<Inp
     run: busyRun,
     stretches: [],
     steady: false,
+    warmedMs: 0,
     begun: new Set(),
     results: [],
     firstError: null,
@@ -198,8 +201,9 @@ function onStretch(state: Running, stretch: Stretch): Step {
   if (state.stage === 'warming') {
     const begun = state.begun.size >= trial.atOnce;
     const steady = begun && lengthOf(stretches) >= WARM_MS && isSteady(stretches);
-    if (!steady && lengthOf(stretches) < MOST_WARM_MS) return stay({ ...moved, stretches });
-    return stay({ ...moved, stage: 'measuring', stretches: [], steady });
+    const warmedMs = state.warmedMs + lengthOf(stretches);
+    if (!steady && warmedMs < (state.trial + 1) * MOST_WARM_MS) return stay({ ...moved, stretches });
+    return stay({ ...moved, stage: 'measuring', stretches: [], steady, warmedMs });
   }
   if (lengthOf(stretches) < MEASURE_MS) return stay({ ...moved, stretches });
   const measured = withResult(moved, measurement(trial.setup, { ...moved, stretches }));

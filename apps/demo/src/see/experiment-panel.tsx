@@ -52,17 +52,6 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
   const tokenBytes = tiers === null ? 1 : tokenBytesOf(tiers);
   const setup = tiers === null ? null : setupOf(tiers.settings, knobs.value, tokenBytes);
 
-  const choose = (next: Setup) => {
-    chosen.value = next;
-    coming.value = { setup: next, over: tiers };
-    if (tiers !== null) experiment.change(settingsFor(next, knobs.value, tiers.settings, tokenBytes));
-  };
-  /** A knob that tiers are made with: they are made again if it concerns those that are open. */
-  const turn = (change: Partial<Knobs>, concerned: readonly Setup[]) => {
-    const open = chosen.value;
-    knobs.value = { ...knobs.value, ...change };
-    if (open !== null && concerned.includes(open) && !blocked) choose(open);
-  };
   /** What was asked for before a model was there: done when the example is open, forgotten if it does not open. */
   const wanted = useRef<((open: TierReport) => void) | null>(null);
   const once = (act: (open: TierReport) => void) => {
@@ -70,12 +59,23 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
     wanted.current = act;
     onOpen();
   };
+  const choose = (next: Setup) => {
+    chosen.value = next;
+    coming.value = { setup: next, over: tiers };
+    once((open) => experiment.change(settingsFor(next, knobs.value, open.settings, tokenBytesOf(open))));
+  };
   useEffect(() => {
     if (tiers === null && busy) return;
     const act = wanted.current;
     wanted.current = null;
     if (tiers !== null) act?.(tiers);
   }, [tiers, busy]);
+  /** A knob that tiers are made with: they are made again if it concerns those that are open. */
+  const turn = (change: Partial<Knobs>, concerned: readonly Setup[]) => {
+    const open = chosen.value;
+    knobs.value = { ...knobs.value, ...change };
+    if (open !== null && tiers !== null && concerned.includes(open) && !blocked) choose(open);
+  };
   /** Tiers that were set by hand would not show what the knobs say. */
   const write = (stories: number) =>
     once((open) => {
@@ -100,7 +100,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
     <div class="see-experiment">
       <SetupSwitch
         setup={coming.value?.over === tiers ? coming.value.setup : setup}
-        blocked={blocked || tiers === null}
+        blocked={blocked}
         onChoose={choose}
       />
       <div class="see-knobs">
@@ -183,7 +183,8 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
 }
 
 function latencyNote(setup: Setup | null, tiers: TierReport | null): string {
-  if (setup === null) return tiers === null ? 'added between two tiers' : 'of the three; what is open has its own';
+  if (setup === null)
+    return tiers === null ? 'added between two tiers' : 'of the three; moving it changes what is open, too';
   return setup === 'one-tier' ? 'one tier has none' : 'between the tiers, changed live';
 }
 

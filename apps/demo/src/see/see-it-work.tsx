@@ -42,6 +42,7 @@ export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onSto
   useEffect(() => () => experiment.destroy(), [experiment]);
 
   const knobs = useSignal(DEFAULT_KNOBS);
+  const ran = useHasRun(log);
   const report = tiers.value;
   const nodes = report?.nodes;
   const nodeName = useCallback((node: number) => nodes?.[node]?.name ?? `node ${node + 1}`, [nodes]);
@@ -58,18 +59,28 @@ export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onSto
         onLatency={onLatency}
         onOpen={onOpen}
       />
-      <section aria-labelledby="see-timeline-heading">
-        <h3 id="see-timeline-heading">Micro-batches on their way</h3>
-        <Timeline log={log} oneTier={report?.settings.mode === 'one-tier'} nodeName={nodeName} />
-      </section>
-      <section aria-labelledby="see-kv-heading">
-        <h3 id="see-kv-heading">KV memory</h3>
-        <KvMap log={log} nodeName={nodeName} />
-      </section>
-      <section aria-labelledby="see-charts-heading">
-        <h3 id="see-charts-heading">The last minute</h3>
-        <Charts log={log} />
-      </section>
+      {!ran && (
+        <p class="see-nothing">
+          Here you will see each call of the dense tier and each visit of a micro-batch to the attention tier, the KV
+          memory fill block by block, and tokens a second. Generate something, or write stories.
+        </p>
+      )}
+      {ran && (
+        <>
+          <section aria-labelledby="see-timeline-heading">
+            <h3 id="see-timeline-heading">Micro-batches on their way</h3>
+            <Timeline log={log} oneTier={report?.settings.mode === 'one-tier'} nodeName={nodeName} />
+          </section>
+          <section aria-labelledby="see-kv-heading">
+            <h3 id="see-kv-heading">KV memory</h3>
+            <KvMap log={log} nodeName={nodeName} />
+          </section>
+          <section aria-labelledby="see-charts-heading">
+            <h3 id="see-charts-heading">The last minute</h3>
+            <Charts log={log} />
+          </section>
+        </>
+      )}
       {latestLoad.current !== null && (
         <section aria-labelledby="see-stories-heading">
           <h3 id="see-stories-heading">Stories</h3>
@@ -78,4 +89,17 @@ export function SeeItWork({ log, tiers, busy, onRetier, onLatency, onLoad, onSto
       )}
     </div>
   );
+}
+
+/** Until something ran there is nothing to draw. */
+function useHasRun(log: SampleLog): boolean {
+  const ran = useSignal(false);
+  useEffect(() => {
+    const look = () => {
+      if ((log.latest?.stats.steps ?? 0) > 0) ran.value = true;
+    };
+    look();
+    return log.subscribe(look);
+  }, [log]);
+  return ran.value;
 }

@@ -48,10 +48,10 @@ function captionOf(
     case 'dense':
       return { name: 'Dense tier', figure: figures === null ? '' : `busy ${percent(figures.denseShare)}` };
     case 'hiding': {
-      if (oneTier) return { name: 'Attention takes its turn (dense math stands still)', figure: '' };
+      if (oneTier) return { name: 'Attention’s turn: dense math stands still', figure: '' };
       const share = figures?.hiddenShare ?? null;
       return {
-        name: 'While micro-batches are away',
+        name: 'Micro-batches away',
         figure: share === null ? '' : `${percent(share)} hidden, ${percent(1 - share)} exposed`,
       };
     }

@@ -58,6 +58,18 @@ test('1 in flight may win, and says so', () => {
   expect(why).toContain('2.1 tokens a call instead of 16');
 });
 
+test('nothing is decided against what was not steady and might have won; what could not have won all the same has lost', () => {
+  const one = measured('one-tier', 996);
+  const reading = measured('many-in-flight', 741, { steady: false, decodeRows: 17.8, prefillRows: 14.2 });
+  const undecided = judge(one, measured('one-in-flight', 194), reading);
+  expect(undecided.winner).toBeNull();
+  expect(undecided.headline).toContain('Not decided: two tiers with 16 in flight was not steady');
+  expect(undecided.why).toContain('wrote 18 tokens and read 14.2');
+  const slow = measured('one-in-flight', 194, { steady: false, prefillRows: 16 });
+  expect(judge(one, slow, measured('many-in-flight', 500)).winner).toBe('one-tier');
+  expect(judge(one, measured('one-in-flight', 1), { ...reading, tokensPerSecond: 2000 }).winner).toBe('many-in-flight');
+});
+
 test('what is less than 5 % apart is a tie', () => {
   const { winner, headline } = judge(
     measured('one-tier', 1000),

@@ -26,6 +26,16 @@ export function verdict(results: readonly Measurement[], knobs: Knobs): Verdict 
   const [first, second] = ranked;
   if (first === undefined || second === undefined || first.tokensPerSecond === 0)
     return { winner: null, headline: 'Nothing was generated.', why: '' };
+  const open = ranked.find((each) => each !== first && !each.steady && couldWrite(each) > first.tokensPerSecond);
+  if (open !== undefined) {
+    return {
+      winner: null,
+      headline: `Not decided: ${nameOf(open.setup, knobs)} was not steady yet when it was measured.`,
+      why:
+        `Half-written stories were still being read in: a dense call wrote ${writing(open)} tokens and read ${open.prefillRows.toFixed(1)}, ` +
+        'which leaves room for more than what won. Compare again when the machine has less else to do, or with less in flight.',
+    };
+  }
   if (first.tokensPerSecond < TIE * second.tokensPerSecond) {
     return {
       winner: null,
@@ -59,6 +69,11 @@ export function verdict(results: readonly Measurement[], knobs: Knobs): Verdict 
     default:
       return first.setup satisfies never;
   }
+}
+
+/** Tokens a second if all rows wrote: what reading takes of it is less once a load is steady. */
+function couldWrite({ tokensPerSecond, decodeRows, prefillRows }: Measurement): number {
+  return decodeRows > 0 ? (tokensPerSecond * (decodeRows + prefillRows)) / decodeRows : 0;
 }
 
 function whyTwoTiers(one: Measurement, many: Measurement, { latencyMs }: Knobs): string {
