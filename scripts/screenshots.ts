@@ -17,7 +17,7 @@ const out = values.out ?? join(root, '.cache', 'screenshots');
 const images = join(root, 'docs', 'images');
 
 /** Which pictures the docs show, in both schemes. */
-const SHOWN: ReadonlySet<string> = new Set(['streaming', 'compared']);
+const SHOWN: ReadonlySet<string> = new Set(['stories', 'compared', 'lend']);
 const SCHEMES = ['light', 'dark'] as const;
 type Scheme = (typeof SCHEMES)[number];
 
@@ -25,6 +25,11 @@ const WIDE = { width: 1440, height: 1000 };
 const PHONE = { width: 390, height: 844 };
 const TOKEN = 'token-of-the-screenshots';
 const WAIT_MS = 60_000;
+/** Around what is pictured, CSS pixels; no more than what lies between two stories. */
+const MARGIN = 14;
+const BETWEEN_STORIES = 4;
+/** Two lines of five. */
+const STORIES_PICTURED = 10;
 
 interface Shot {
   readonly name: string;
@@ -32,7 +37,15 @@ interface Shot {
   /** After the page's origin. */
   readonly path?: string;
   /** Brings the page into its state; what it returns is pictured, else the window. */
-  set(page: Page, origin: string): Promise<Locator | null>;
+  set(page: Page, origin: string): Promise<Locator | Area | null>;
+}
+
+/** A part of the window, CSS pixels. */
+interface Area {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
 }
 
 const processes = new Set<ChildProcess>();
@@ -85,11 +98,26 @@ async function lookAt(part: Locator, waitMs = 2_500): Promise<Locator> {
   return part;
 }
 
-async function writeStories(page: Page): Promise<Locator> {
+/** As wide as a part and from its top, down to the end of another. */
+async function areaDownTo(part: Locator, last: Locator): Promise<Area> {
+  const [whole, end] = [await part.boundingBox(), await last.boundingBox()];
+  if (whole === null || end === null) throw new Error('a part of the picture is not on the page');
+  const { x, y, width } = whole;
+  return { x, y, width, height: end.y + end.height + BETWEEN_STORIES - y };
+}
+
+async function areaAround(part: Locator): Promise<Area> {
+  const box = await part.boundingBox();
+  if (box === null) throw new Error('what is to be pictured is not on the page');
+  const { x, y, width, height } = box;
+  return { x: x - MARGIN, y: y - MARGIN, width: width + 2 * MARGIN, height: height + 2 * MARGIN };
+}
+
+async function writeStories(page: Page, which: string): Promise<Locator> {
   await loadExample(page);
   await page.getByRole('radio', { name: 'Two tiers, many in flight' }).check();
   await status(page, /^Ready/);
-  await button(page, 'Write 48 stories at once').click();
+  await button(page, which).click();
   await page.waitForTimeout(2_000);
   return page.getByRole('region', { name: 'See it work' });
 }
@@ -118,8 +146,19 @@ const SHOTS: readonly Shot[] = [
   {
     name: 'stories',
     // As tall as the part, so that all of it is on screen and drawn.
-    viewport: { width: 1440, height: 2_000 },
-    set: async (page) => lookAt(await writeStories(page)),
+    viewport: { width: 1440, height: 2_200 },
+    async set(page) {
+      const part = await lookAt(await writeStories(page, 'Write 512'));
+      // The KV memory has filled by when the first few are done.
+      await part.getByText(/^(?!\d of )\d+ of 512 stories done/).waitFor({ timeout: WAIT_MS });
+      return areaDownTo(
+        part,
+        part
+          .getByRole('region', { name: 'Stories' })
+          .getByRole('listitem')
+          .nth(STORIES_PICTURED - 1),
+      );
+    },
   },
   {
     name: 'compared',
@@ -128,7 +167,7 @@ const SHOTS: readonly Shot[] = [
       await loadExample(page);
       await button(page, 'Compare all three').click();
       await page.getByText(/ (win|wins) here: |A tie here: /).waitFor({ timeout: 2 * WAIT_MS });
-      return page.getByRole('status', { name: 'Comparison' });
+      return areaAround(page.getByRole('status', { name: 'Comparison' }));
     },
   },
   {
@@ -176,12 +215,12 @@ const SHOTS: readonly Shot[] = [
       return null;
     },
   },
-  { name: 'lend', set: lendTab },
+  { name: 'lend', viewport: { width: 860, height: 900 }, set: lendTab },
   { name: 'phone', viewport: PHONE, set: async () => null },
   {
     name: 'phone-stories',
     viewport: { width: PHONE.width, height: 3_000 },
-    set: async (page) => lookAt(await writeStories(page)),
+    set: async (page) => lookAt(await writeStories(page, 'Write 48 stories at once')),
   },
 ];
 
@@ -194,7 +233,8 @@ async function take(browser: Browser, scheme: Scheme, shot: Shot, origin: string
     await page.getByRole('heading', { level: 1 }).waitFor();
     const part = await shot.set(page, origin);
     const path = join(out, `${shot.name}-${scheme}.png`);
-    await (part ?? page).screenshot({ path, animations: 'disabled' });
+    if (part !== null && 'x' in part) await page.screenshot({ path, clip: part, animations: 'disabled' });
+    else await (part ?? page).screenshot({ path, animations: 'disabled' });
     console.log(path);
     if (SHOWN.has(shot.name)) copyFileSync(path, join(images, `${shot.name}-${scheme}.png`));
   } finally {
@@ -204,7 +244,7 @@ async function take(browser: Browser, scheme: Scheme, shot: Shot, origin: string
 }
 
 /** A job that waits for tabs, and the link that lends one to it. */
-async function lendTab(page: Page, origin: string): Promise<null> {
+async function lendTab(page: Page, origin: string): Promise<Locator> {
   const folder = mkdtempSync(join(tmpdir(), 'glinthawk-lend-'));
   try {
     const [input, output] = [join(folder, 'job.jsonl'), join(folder, 'results.jsonl')];
@@ -220,7 +260,7 @@ async function lendTab(page: Page, origin: string): Promise<null> {
     await page.goto(`${origin}/#lend=ws://${here ?? direct}&token=${TOKEN}`);
     await button(page, 'Lend').click();
     await page.waitForTimeout(2_500);
-    return null;
+    return page.getByRole('main');
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
