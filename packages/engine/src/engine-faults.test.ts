@@ -3,6 +3,7 @@ import type { AttentionBackend, AttentionLimits, AttentionStep, Slot } from '@gl
 import { CapacityError, InputError, NodeLostError, outputRowFloats, ProtocolError } from '@glinthawk/core';
 import { describe, expect, it } from 'vitest';
 import { outcomes, requestOf } from '../../../test/golden/engine.ts';
+import { ReferenceAttentionSource } from '../../../test/reference/attention.ts';
 import { fakeGreedy } from '../../../test/reference/fake-dense.ts';
 import type { EngineApi } from './engine-api.ts';
 import { collect, rig } from './engine-rig.fixture.ts';
@@ -228,6 +229,46 @@ describe('a node takes less than the engine has', () => {
       expect(engine.stats()).toMatchObject({ nodesLost: 0, failed: 0 });
     });
   }
+
+  describe('room for nothing, ever', () => {
+    let refusals = 0;
+    const fullUp = () => ({
+      attend: () => {
+        refusals++;
+        return Promise.reject(new CapacityError('STAGING', 'no room'));
+      },
+    });
+
+    it('beside a node that has: nothing fails, and it is soon asked no more', async () => {
+      for (const nodes of [
+        [{ alter: fullUp }, {}],
+        [{ shards: [1000] }, { alter: fullUp, shards: [10_000] }],
+      ]) {
+        refusals = 0;
+        const { engine } = await rig(nodes, { microBatchRows: 16, inFlight: 3 });
+        await expectAll(engine, given);
+        expect(engine.stats()).toMatchObject({ nodesLost: 0, failed: 0 });
+        const before = refusals;
+        await expectAll(engine, given);
+        expect(refusals).toBe(before);
+      }
+    });
+
+    it('alone: what is asked fails with what it says, and nothing hangs', async () => {
+      const { engine } = await rig([{ alter: fullUp }, { alter: fullUp }], { microBatchRows: 16, inFlight: 3 });
+      const got = await outcomes(engine, given);
+      for (const { id } of given) expect(got.get(id)?.errorCode, id).toBe('STAGING');
+    });
+
+    it('where nodes may join: it waits for one, and says that it does', async () => {
+      const { engine } = await rig([{ alter: fullUp }], { microBatchRows: 16, inFlight: 3, nodesMayJoin: true });
+      const running = expectAll(engine, given);
+      await expect.poll(() => engine.stats().stranded.sequences).toBe(given.length);
+      const late = new ReferenceAttentionSource({ name: 'late' });
+      await engine.attach({ name: 'late', once: true, connect: (shape, how) => late.connect(shape, how) });
+      await running;
+    });
+  });
 
   it('no room even for one sequence alone: that one fails, others go on', async () => {
     const alter = (backend: AttentionBackend) => {

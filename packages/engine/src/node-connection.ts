@@ -42,7 +42,13 @@ export class NodeConnection {
   mostStepRows: number;
   /** It had no room for a step, and none went through since: nothing new goes there. */
   strained = false;
+  /**
+   * Tokens of the shortest sequence that it had no room for, with nothing else there. What is as long goes there only where no other
+   * node could take it.
+   */
+  refusedTokens = Number.POSITIVE_INFINITY;
   #stepsSinceChange = 0;
+  #hasEndedSteps = false;
   #mostSlots: number;
   #busyPerAttendMs = 0;
   #measured = { busyMs: 0, attends: 0 };
@@ -95,11 +101,20 @@ export class NodeConnection {
   /** A step that it had a part in went through. */
   stepEnded(): void {
     this.strained = false;
+    this.#hasEndedSteps = true;
     if (++this.#stepsSinceChange < STEPS_BETWEEN_RAISES) return;
     this.#stepsSinceChange = 0;
     const { maxSteps, maxStepRows } = this.backend.limits ?? unlimited;
     this.mostSteps = Math.min(Math.max(1, maxSteps), this.mostSteps + 1);
     this.mostStepRows = Math.min(Math.max(1, maxStepRows), this.mostStepRows * 2);
+    this.refusedTokens *= 2;
+  }
+
+  /** It had no room for one sequence alone. If nothing went through since it had none for another, it is asked for far less. */
+  refuse(tokens: number): void {
+    this.refusedTokens = Math.min(tokens, this.#hasEndedSteps ? this.refusedTokens : Math.ceil(this.refusedTokens / 2));
+    this.#hasEndedSteps = false;
+    this.#stepsSinceChange = 0;
   }
 
   /** It had no room for a step: fewer at once from now on, or fewer rows. */

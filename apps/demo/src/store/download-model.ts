@@ -1,6 +1,7 @@
 /**
  * A model from its server into the store, in a worker, while the page holds the model's lock. Invariant: the manifest is written
- * after every file is whole, hashed and flushed and the model opens; until then the model is listed as partial.
+ * after every file is whole, hashed and flushed and the model opens; until then the model is listed as partial or, where an earlier
+ * version of it is stored, as that one, whose files stay.
  */
 import { CapacityError, ModelFormatError, UnsupportedError } from '@glinthawk/core';
 import { blobFiles, openModelFiles } from '@glinthawk/model';
@@ -14,22 +15,27 @@ import { NetworkError } from './network-error.ts';
 import { ProgressMeter } from './progress-meter.ts';
 import type { DownloadProgress, RemoteFile, RemoteModel, StoredModel } from './store-api.ts';
 import {
+  areWhole,
+  besides,
+  bytesOfRecord,
   DOWNLOAD,
   type DownloadRecord,
   FILES,
   type FileRecord,
   isSameFile,
+  keepOnly,
   MANIFEST,
   type Manifest,
   modelsDirectory,
   readDownload,
   readManifest,
+  removeIfThere,
   sizesHere,
   storageQuota,
   storedModel,
   total,
 } from './store-directory.ts';
-import { openSyncFile, removeIfThere, StorageFullError, writeJson } from './sync-file.ts';
+import { openSyncFile, StorageFullError, writeJson } from './sync-file.ts';
 
 export interface ModelDownloadOptions extends RequestOptions, DownloadTiming {
   readonly onProgress: (progress: DownloadProgress) => void;
@@ -89,6 +95,8 @@ class ModelDownload {
   readonly #options: ModelDownloadOptions;
   readonly #meter: ProgressMeter;
   #records: FileRecord[];
+  /** Files of the version that is stored, which stay until this one is. */
+  #stored: readonly FileRecord[] = [];
 
   constructor(
     id: string,
@@ -102,58 +110,64 @@ class ModelDownload {
     this.#remote = remote;
     this.#options = options;
     this.#meter = meter;
-    this.#records = remote.files.map(({ name, bytes, sha256, etag }) => ({ name, bytes, sha256, etag }));
+    this.#records = remote.files.map(({ name, bytes, sha256, oid, etag }) => ({
+      name,
+      bytes,
+      sha256,
+      oid,
+      etag,
+      at: name,
+    }));
   }
 
   async run(): Promise<StoredModel> {
     const { files } = this.#remote;
     const manifest = await readManifest(this.#directory);
-    const sizes = await sizesHere(this.#directory);
-    const whole = ({ name, bytes }: FileRecord) => sizes.get(name) === bytes;
-    if (manifest !== null && isSameSet(manifest.files, files) && manifest.files.every(whole)) {
-      await removeIfThere(this.#directory, DOWNLOAD);
-      return storedModel(this.#id, manifest);
-    }
+    const stored = manifest !== null && areWhole(manifest.files, await sizesHere(this.#directory)) ? manifest : null;
     const contents = await this.#directory.getDirectoryHandle(FILES, { create: true });
-    const here = await this.#keepSame(contents, (await readDownload(this.#directory)) ?? manifest);
-    await removeIfThere(this.#directory, MANIFEST);
+    if (stored !== null && isSameSet(stored.files, files)) {
+      await removeIfThere(this.#directory, DOWNLOAD);
+      await keepOnly(contents, placesOf(stored.files));
+      return storedModel(this.#id, stored);
+    }
+    this.#stored = stored?.files ?? [];
+    const here = await this.#place(contents, (await readDownload(this.#directory)) ?? manifest);
+    if (stored === null) await removeIfThere(this.#directory, MANIFEST);
     await checkRoom(total(files) - here);
     await this.#writeRecord();
     this.#meter.start(total(files));
     for (const [index, file] of files.entries()) await this.#fetch(contents, index, file);
     await this.#checkWhole(contents);
-    return this.#finish();
+    return this.#finish(contents);
   }
 
-  /** Throws out what is of another file than the server has now. @returns bytes that stay */
-  async #keepSame(contents: FileSystemDirectoryHandle, record: DownloadRecord | null): Promise<number> {
+  /** Finds each file its place, beside a stored one of its name, and throws out what nothing needs. @returns bytes that stay */
+  async #place(contents: FileSystemDirectoryHandle, record: DownloadRecord | null): Promise<number> {
     const sizes = await sizesHere(this.#directory);
+    const needed = new Set(placesOf(this.#stored));
     let bytes = 0;
-    for (const [name, size] of sizes) {
-      const index = this.#records.findIndex((file) => file.name === name);
-      const wanted = this.#records[index];
-      const known = record?.files.find((file) => file.name === name);
-      if (wanted !== undefined && known !== undefined && isSameFile(known, wanted) && size <= wanted.bytes) {
+    this.#records = this.#records.map((wanted) => {
+      const old = this.#stored.find(({ name }) => name === wanted.name);
+      const part = record?.files.find(({ name, at }) => name === wanted.name && at !== old?.at);
+      const known = [old, part].find((each) => each !== undefined && isSameFile(each, wanted));
+      const size = known === undefined ? 0 : (sizes.get(known.at) ?? 0);
+      if (known !== undefined && size <= wanted.bytes) {
         bytes += size;
-        this.#records[index] = { ...wanted, etag: wanted.etag ?? known.etag };
-        continue;
+        needed.add(known.at);
+        return { ...wanted, at: known.at, etag: wanted.etag ?? known.etag };
       }
-      await removeIfThere(contents, name);
-      if (wanted !== undefined && size > 0) {
-        const why =
-          known !== undefined && known.bytes === wanted.bytes && wanted.etag === null
-            ? "its server doesn't say whether it is still the same"
-            : 'it is another file now';
-        this.#meter.note(`${name} started anew: ${why}`);
-      }
-    }
+      const other = part ?? old;
+      if (other !== undefined && (sizes.get(other.at) ?? 0) > 0) this.#meter.note(whyAnew(wanted, other));
+      return { ...wanted, at: old === undefined ? wanted.name : besides(old) };
+    });
+    await keepOnly(contents, needed);
     return bytes;
   }
 
   async #fetch(contents: FileSystemDirectoryHandle, index: number, file: RemoteFile): Promise<void> {
     const record = this.#records[index];
     if (record === undefined) throw new RangeError(`no record of ${file.name}`);
-    const target = await openSyncFile(contents, file.name);
+    const target = await openSyncFile(contents, record.at);
     this.#meter.file(file.name);
     try {
       const sha256 = await downloadFile({ ...file, etag: record.etag }, target, {
@@ -175,7 +189,7 @@ class ModelDownload {
   /** As the engine will open it: a file that was cut before it got to its server is found out here, where ranges didn't tell before. */
   async #checkWhole(contents: FileSystemDirectoryHandle): Promise<void> {
     const blobs = new Map<string, Blob>();
-    for (const { name } of this.#records) blobs.set(name, await (await contents.getFileHandle(name)).getFile());
+    for (const { name, at } of this.#records) blobs.set(name, await (await contents.getFileHandle(at)).getFile());
     try {
       for (const [name, blob] of blobs) if (name.endsWith('.json')) checkJson(name, await blob.text());
       const model = await openModelFiles(blobFiles(this.#remote.name, blobs, isSingle(this.#records)));
@@ -184,7 +198,7 @@ class ModelDownload {
       // A family that a later version may run is whole all the same.
       if (thrown instanceof UnsupportedError) return;
       if (!(thrown instanceof ModelFormatError)) throw thrown;
-      await this.#discard();
+      await this.#discard(contents);
       throw new ModelFormatError(thrown.code, thrown.message, {
         cause: thrown,
         hint: 'What was downloaded is damaged as its server has it, and was thrown away.',
@@ -192,14 +206,17 @@ class ModelDownload {
     }
   }
 
-  async #discard(): Promise<void> {
-    await removeIfThere(await modelsDirectory(), this.#id);
+  async #discard(contents: FileSystemDirectoryHandle): Promise<void> {
+    if (this.#stored.length === 0) return removeIfThere(await modelsDirectory(), this.#id);
+    await removeIfThere(this.#directory, DOWNLOAD);
+    await keepOnly(contents, placesOf(this.#stored));
   }
 
-  async #finish(): Promise<StoredModel> {
+  async #finish(contents: FileSystemDirectoryHandle): Promise<StoredModel> {
     const manifest: Manifest = { ...this.#record(), storedAt: new Date().toISOString() };
     await writeJson(this.#directory, MANIFEST, manifest);
     await removeIfThere(this.#directory, DOWNLOAD);
+    await keepOnly(contents, placesOf(manifest.files));
     this.#meter.end();
     return storedModel(this.#id, manifest);
   }
@@ -211,6 +228,16 @@ class ModelDownload {
   async #writeRecord(): Promise<void> {
     await writeJson(this.#directory, DOWNLOAD, this.#record());
   }
+}
+
+function placesOf(files: readonly FileRecord[]): ReadonlySet<string> {
+  return new Set(files.map(({ at }) => at));
+}
+
+function whyAnew(wanted: FileRecord, here: FileRecord): string {
+  const silent = here.bytes === wanted.bytes && wanted.etag === null && wanted.sha256 === null && wanted.oid === null;
+  const why = silent ? "its server doesn't say whether it is still the same" : 'it is another file now';
+  return `${wanted.name} started anew: ${why}`;
 }
 
 function isSameSet(here: readonly FileRecord[], there: readonly RemoteFile[]): boolean {
@@ -225,8 +252,8 @@ async function checkRoom(needed: number): Promise<void> {
 
 /** Where a write failed; what the browser says of its quota is then not to be trusted (Chromium's figure is made up, for privacy). */
 async function storageFull(directory: FileSystemDirectoryHandle, files: readonly RemoteFile[]): Promise<CapacityError> {
-  const sizes = await sizesHere(directory);
-  const here = files.reduce((sum, file) => sum + Math.min(sizes.get(file.name) ?? 0, file.bytes), 0);
+  const record = await readDownload(directory);
+  const here = record === null ? 0 : bytesOfRecord(record, await sizesHere(directory));
   return new CapacityError(
     'STORAGE_FULL',
     `this browser's storage is full: ${formatBytes(total(files) - here)} of ${formatBytes(total(files))} are still to come`,

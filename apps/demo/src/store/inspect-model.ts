@@ -86,11 +86,12 @@ async function readFigures(name: string, files: readonly RemoteFile[], options: 
 async function bytesOfEarlier(source: ModelSource, files: readonly RemoteFile[]): Promise<number> {
   const directory = await modelDirectory(await modelId(source));
   if (directory === null) return 0;
-  const record = (await readDownload(directory)) ?? (await readManifest(directory));
+  const known = [...((await readDownload(directory))?.files ?? []), ...((await readManifest(directory))?.files ?? [])];
   const sizes = await sizesHere(directory);
-  return files
-    .filter((file) => record?.files.some((known) => isSameFile(known, file)))
-    .reduce((sum, file) => sum + Math.min(sizes.get(file.name) ?? 0, file.bytes), 0);
+  return files.reduce((sum, file) => {
+    const here = known.filter((record) => isSameFile(record, file)).map(({ at }) => sizes.get(at) ?? 0);
+    return sum + Math.min(Math.max(0, ...here), file.bytes);
+  }, 0);
 }
 
 function roomObstacle(needed: number, room: number | null): readonly string[] {

@@ -18,6 +18,7 @@ import { fetchText, persistently, probeFile, type RequestOptions, readAtMost, re
 import { formatModelSource } from './model-source.ts';
 import { NetworkError } from './network-error.ts';
 import type { ModelSource, RemoteChoice, RemoteFile } from './store-api.ts';
+import { isGitOid } from './store-directory.ts';
 
 export interface LocateOptions extends RequestOptions {
   /** Origin (and path) of the hub or of a mirror of it. */
@@ -53,7 +54,13 @@ export async function locateAgain(
 }
 
 async function probed(name: string, url: string, options: RequestOptions): Promise<RemoteFile> {
-  return { name, url, sha256: null, ...(await persistently(options.signal, () => probeFile(name, url, options))) };
+  return {
+    name,
+    url,
+    sha256: null,
+    oid: null,
+    ...(await persistently(options.signal, () => probeFile(name, url, options))),
+  };
 }
 
 async function probeFolder(base: URL, options: RequestOptions): Promise<readonly RemoteFile[]> {
@@ -95,6 +102,7 @@ interface HubFile {
   readonly path: string;
   readonly bytes: number;
   readonly sha256: string | null;
+  readonly oid: string | null;
 }
 
 const MAX_LISTING_BYTES = 8 * 2 ** 20;
@@ -181,9 +189,9 @@ async function safetensorsSet(
   });
 }
 
-function hubFile(source: HubSource, { path, bytes, sha256 }: HubFile, { hubUrl }: LocateOptions): RemoteFile {
+function hubFile(source: HubSource, { path, bytes, sha256, oid }: HubFile, { hubUrl }: LocateOptions): RemoteFile {
   const name = checkFileName(path.split('/').at(-1), source.repo);
-  return { name, url: hubFileUrl(source, path, hubUrl), bytes, sha256, etag: null, acceptsRanges: true };
+  return { name, url: hubFileUrl(source, path, hubUrl), bytes, sha256, oid, etag: null, acceptsRanges: true };
 }
 
 function hubFileUrl(source: HubSource, path: string, hubUrl: string): string {
@@ -218,7 +226,7 @@ async function listHubFiles(source: HubSource, options: LocateOptions): Promise<
     fetch: (input) => fetchListing(String(input), options),
   });
   try {
-    for await (const { type, path, size, lfs } of listing) {
+    for await (const { type, path, size, lfs, oid } of listing) {
       const bytes = lfs?.size ?? size;
       if (type !== 'file' || typeof path !== 'string' || !Number.isSafeInteger(bytes) || bytes < 0) continue;
       // Others have names that no model's files have, and aren't offered.
@@ -227,6 +235,7 @@ async function listHubFiles(source: HubSource, options: LocateOptions): Promise<
         path,
         bytes,
         sha256: typeof lfs?.oid === 'string' && /^[0-9a-f]{64}$/.test(lfs.oid) ? lfs.oid : null,
+        oid: isGitOid(oid) ? oid : null,
       });
       if (files.length === MAX_LISTED) break;
     }

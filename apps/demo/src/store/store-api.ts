@@ -15,6 +15,8 @@ export interface RemoteFile {
   readonly bytes: number;
   /** Hex, where the server tells it. */
   readonly sha256: string | null;
+  /** Git's id of the content, hex, where the hub lists it. */
+  readonly oid: string | null;
   /** Strong validator: a resumed download must be of the same file. */
   readonly etag: string | null;
   readonly acceptsRanges: boolean;

@@ -1,7 +1,7 @@
 /**
  * How models lie in the origin private file system: `models/<id>/files/<name>`, beside `download.json` while they are fetched and
- * `manifest.json`, written last, once they are whole. A record that can't be read counts as absent. Holds no locks; see
- * model-locks.ts.
+ * `manifest.json`, written last, once they are whole. A newer version of a stored file lies beside it, as `<name>~`, until the
+ * manifest names that one. A record that can't be read counts as absent. Holds no locks; see model-locks.ts.
  */
 import { isFileName } from './file-names.ts';
 import { isModelId, readModelSource } from './model-source.ts';
@@ -20,7 +20,20 @@ export interface FileRecord {
   readonly name: string;
   readonly bytes: number;
   readonly sha256: string | null;
+  readonly oid: string | null;
   readonly etag: string | null;
+  /** Its name among the files here: its own, or the other one. */
+  readonly at: string;
+}
+
+/** Where a version of a file goes while the one at `at` is still needed. No server's file has such a name; see file-names.ts. */
+export function besides({ name, at }: Pick<FileRecord, 'name' | 'at'>): string {
+  return at === name ? `${name}~` : name;
+}
+
+/** SHA-1, or SHA-256 in repositories of that kind. */
+export function isGitOid(value: unknown): value is string {
+  return typeof value === 'string' && /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(value);
 }
 
 export interface DownloadRecord {
@@ -34,11 +47,36 @@ export interface Manifest extends DownloadRecord {
   readonly storedAt: string;
 }
 
-/** Whether a file that is here, or a part of it, is of the one that a server has now: same size, and a validator that says so. */
+/**
+ * Whether a file that is here, or a part of it, is of the one that a server has now: same size, and what says most of the content
+ * on both sides says so. A checksum goes before a validator, which servers change as they like.
+ */
 export function isSameFile(here: FileRecord, there: FileRecord | RemoteFile): boolean {
   if (here.name !== there.name || here.bytes !== there.bytes) return false;
-  if (here.etag !== null && there.etag !== null) return here.etag === there.etag;
-  return here.sha256 !== null && here.sha256 === there.sha256;
+  for (const key of ['sha256', 'oid', 'etag'] as const) {
+    if (here[key] !== null && there[key] !== null) return here[key] === there[key];
+  }
+  return false;
+}
+
+/** Whether every file that a record names is here, to the byte. */
+export function areWhole(files: readonly FileRecord[], sizes: ReadonlyMap<string, number>): boolean {
+  return files.every(({ at, bytes }) => sizes.get(at) === bytes);
+}
+
+export function bytesOfRecord({ files }: DownloadRecord, sizes: ReadonlyMap<string, number>): number {
+  return files.reduce((sum, { at, bytes }) => sum + Math.min(sizes.get(at) ?? 0, bytes), 0);
+}
+
+/** Removes what no record needs any more. */
+export async function keepOnly(contents: FileSystemDirectoryHandle, needed: ReadonlySet<string>): Promise<void> {
+  const names: string[] = [];
+  for await (const name of contents.keys()) names.push(name);
+  for (const name of names) if (!needed.has(name)) await removeIfThere(contents, name);
+}
+
+export async function removeIfThere(directory: FileSystemDirectoryHandle, name: string): Promise<void> {
+  await directory.removeEntry(name, { recursive: true }).catch(nullWhenAbsent);
 }
 
 export async function modelsDirectory(): Promise<FileSystemDirectoryHandle> {
@@ -120,10 +158,14 @@ function readFileRecord(json: unknown): FileRecord | null {
   if (typeof bytes !== 'number' || !Number.isSafeInteger(bytes) || bytes < 0) return null;
   if (!(sha256 === null || (typeof sha256 === 'string' && /^[0-9a-f]{64}$/.test(sha256)))) return null;
   if (!(etag === null || typeof etag === 'string')) return null;
-  return { name, bytes, sha256, etag };
+  // Both came with a later version of this page.
+  const oid = 'oid' in json && isGitOid(json.oid) ? json.oid : null;
+  const at = 'at' in json ? json.at : name;
+  if (at !== name && at !== besides({ name, at: name })) return null;
+  return { name, bytes, sha256, oid, etag, at };
 }
 
-/** Sizes of the files that are here, whole or not, by name. */
+/** Sizes of the files that are here, whole or not, by where they are (`at`). */
 export async function sizesHere(directory: FileSystemDirectoryHandle): Promise<ReadonlyMap<string, number>> {
   const sizes = new Map<string, number>();
   const files = await directory.getDirectoryHandle(FILES).catch(nullWhenAbsent);
@@ -146,13 +188,11 @@ export async function readModel(
 ): Promise<{ readonly stored: StoredModel } | { readonly partial: PartialModel } | null> {
   const sizes = await sizesHere(directory);
   const manifest = await readManifest(directory);
-  if (manifest?.files.every((file) => sizes.get(file.name) === file.bytes))
-    return { stored: storedModel(id, manifest) };
+  if (manifest !== null && areWhole(manifest.files, sizes)) return { stored: storedModel(id, manifest) };
   const record = (await readDownload(directory)) ?? manifest;
   if (record === null) return null;
   const { name, source, files } = record;
-  const bytesHere = files.reduce((sum, file) => sum + Math.min(sizes.get(file.name) ?? 0, file.bytes), 0);
-  return { partial: { id, name, source, bytesHere, bytes: total(files) } };
+  return { partial: { id, name, source, bytesHere: bytesOfRecord(record, sizes), bytes: total(files) } };
 }
 
 export function storedModel(id: string, { name, source, files, storedAt }: Manifest): StoredModel {

@@ -37,8 +37,8 @@ async function readFiles(id: string): Promise<Omit<StoredFiles, 'close'>> {
     });
   }
   const files = new Map<string, Blob>();
-  for (const { name, bytes } of manifest.files) {
-    const handle = await contents.getFileHandle(name).catch(nullWhenAbsent);
+  for (const { name, at, bytes } of manifest.files) {
+    const handle = await contents.getFileHandle(at).catch(nullWhenAbsent);
     const file = await handle?.getFile();
     if (file?.size !== bytes) {
       throw new ModelFormatError(

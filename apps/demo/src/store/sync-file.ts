@@ -2,8 +2,6 @@
  * Files of the origin private file system as workers write them: in place, at any offset, one writer at a time. Not for the page,
  * where browsers don't offer it. A full disk or quota comes out as StorageFullError, whatever the browser calls it.
  */
-import { nullWhenAbsent } from './store-directory.ts';
-
 /** FileSystemSyncAccessHandle, which TypeScript's `dom` library leaves to `webworker`; the two exclude each other. */
 export interface SyncFile {
   read(buffer: Uint8Array<ArrayBuffer>, options: { readonly at: number }): number;
@@ -42,10 +40,6 @@ export async function writeJson(directory: FileSystemDirectoryHandle, name: stri
   } finally {
     file.close();
   }
-}
-
-export async function removeIfThere(directory: FileSystemDirectoryHandle, name: string): Promise<void> {
-  await directory.removeEntry(name, { recursive: true }).catch(nullWhenAbsent);
 }
 
 export function guarded<T>(work: () => T): T {

@@ -32,6 +32,8 @@ export class Batcher {
   #stepIds = 0;
   /** The first step that was composed after a node's last refusal. */
   readonly #refusedBefore = new WeakMap<NodeConnection, number>();
+  /** Nodes that had no room for a sequence even alone: they aren't asked again for it. */
+  readonly #refusals = new WeakMap<Sequence, Map<NodeConnection, NodeFullError>>();
 
   constructor(options: BatcherOptions) {
     this.#options = options;
@@ -41,18 +43,22 @@ export class Batcher {
     return this.#waiting.length;
   }
 
-  /** Of those that wait, the ones that are too long for every node that is there, and their greatest length. */
+  /** Of those that wait, the ones that no node that is there can take, and their greatest length. */
   get stranded(): { readonly sequences: number; readonly tokens: number } {
     const nodes = this.#options.tier.connected;
-    const largest = Math.max(0, ...nodes.flatMap(({ shards }) => shards.map(({ tokens }) => tokens)));
-    const lengths = this.#waiting.map(({ length }) => length).filter((length) => length > largest);
-    return { sequences: lengths.length, tokens: Math.max(0, ...lengths) };
+    const largest = nodes.map(({ shards }) => Math.max(0, ...shards.map(({ tokens }) => tokens)));
+    const stranded = this.#waiting.filter(
+      (sequence) => !nodes.some((node, i) => sequence.length <= (largest[i] ?? 0) && !this.#refuses(node, sequence)),
+    );
+    return { sequences: stranded.length, tokens: Math.max(0, ...stranded.map(({ length }) => length)) };
   }
 
   /** Of those that wait, the ones (`most` are looked at) for which there is KV: they wait for room in a micro-batch. */
   placeable(most: number): number {
     const nodes = this.#options.tier.connected;
-    const oldest = this.#waiting.filter(({ job }) => !job.paused).slice(0, most);
+    const isPossible = (sequence: Sequence) =>
+      !sequence.job.paused && nodes.some((node) => !this.#refuses(node, sequence));
+    const oldest = this.#waiting.filter(isPossible).slice(0, most);
     return countPlaceable(
       shardStates(nodes),
       oldest.map(({ length: tokens, mostTokens }) => ({ tokens, mostTokens })),
@@ -137,7 +143,8 @@ export class Batcher {
 
   /**
    * A node had no room for a step, which is settled. It is tried again with fewer steps there at once, then with fewer rows,
-   * then with fewer sequences; each refusal leaves less until a step goes through, and one sequence alone fails in the end.
+   * then with fewer sequences; each refusal leaves less until a step goes through. A sequence that it has no room for even alone goes
+   * to another node; it fails only where none could take it.
    */
   refused(step: LaneStep, error: NodeFullError): void {
     const node = error.connection;
@@ -155,10 +162,22 @@ export class Batcher {
       const residents = node.shards.flatMap((shard) => [...shard.residents]);
       residents.sort((a, b) => b.arrival - a.arrival);
       const [newest, another] = residents;
-      if (newest !== undefined && another === undefined) this.#fail(newest, error);
-      else if (newest !== undefined) this.#preempt(newest);
+      if (newest !== undefined) {
+        if (another === undefined) this.#refuse(node, newest, newest.length, error);
+        this.#preempt(newest);
+      }
     }
     this.#options.onWork();
+  }
+
+  #refuse(node: NodeConnection, sequence: Sequence, tokens: number, error: NodeFullError): void {
+    node.refuse(tokens);
+    const refusals = this.#refusals.get(sequence) ?? new Map<NodeConnection, NodeFullError>();
+    this.#refusals.set(sequence, refusals.set(node, error));
+  }
+
+  #refuses(node: NodeConnection, sequence: Sequence): boolean {
+    return this.#refusals.get(sequence)?.has(node) ?? false;
   }
 
   #stepsAt(node: NodeConnection): number {
@@ -304,8 +323,7 @@ export class Batcher {
       const nodes = tier.connected;
       if (nodes.length === 0) return null;
       const shards = nodes.flatMap((node) => node.shards);
-      const states = shardStates(nodes);
-      const choice = choosePlacement(states, { tokens: sequence.length, mostTokens: sequence.mostTokens });
+      const choice = this.#choose(nodes, sequence);
       if (choice === 'full') {
         if (this.#evictPaused(sequence, nodes)) continue;
         return null;
@@ -315,17 +333,7 @@ export class Batcher {
         continue;
       }
       if (choice === 'never') {
-        const largest = Math.max(...shards.map((shard) => shard.tokens));
-        this.#fail(
-          sequence,
-          new CapacityError(
-            'KV_CAPACITY',
-            `${sequence.length} tokens need KV, and the largest shard holds ${largest}`,
-            {
-              hint: 'give the attention nodes more memory, or use a smaller KV type',
-            },
-          ),
-        );
+        this.#fail(sequence, this.#noRoom(sequence, nodes));
         continue;
       }
       const placement = this.#open(sequence, shards[choice] as KvShard<Sequence>);
@@ -338,14 +346,38 @@ export class Batcher {
     }
   }
 
+  /** As choosePlacement, among the shards of all nodes; one that had no room for others as long comes last. */
+  #choose(
+    nodes: readonly NodeConnection[],
+    sequence: Sequence,
+    gone?: (resident: Sequence) => boolean,
+  ): number | 'full' | 'never' {
+    const need = { tokens: sequence.length, mostTokens: sequence.mostTokens };
+    const mayAsk = (node: NodeConnection) => !this.#refuses(node, sequence);
+    const isLikely = (node: NodeConnection) => mayAsk(node) && sequence.length < node.refusedTokens;
+    const likely = choosePlacement(shardStates(nodes, gone, isLikely), need);
+    return likely === 'never' ? choosePlacement(shardStates(nodes, gone, mayAsk), need) : likely;
+  }
+
+  /** What a node said that had no room for it, or else what would have been needed. */
+  #noRoom(sequence: Sequence, nodes: readonly NodeConnection[]): CapacityError {
+    const refusals = this.#refusals.get(sequence);
+    const refusal = nodes.map((node) => refusals?.get(node)).find((error) => error !== undefined);
+    if (refusal !== undefined) return refusal;
+    const largest = Math.max(0, ...nodes.flatMap(({ shards }) => shards.map(({ tokens }) => tokens)));
+    const message = `${sequence.length} tokens need KV, and the largest shard holds ${largest}`;
+    return new CapacityError('KV_CAPACITY', message, {
+      hint: 'give the attention nodes more memory, or use a smaller KV type',
+    });
+  }
+
   /**
    * Makes room for a sequence by taking KV from jobs whose consumers don't keep up: two calls of generate() that wait for each
    * other's consumer must not wait for ever. False when that would not suffice, or the room comes when a step ends.
    */
   #evictPaused(sequence: Sequence, nodes: readonly NodeConnection[]): boolean {
     const gone = ({ paused, leaving }: Sequence) => paused || leaving;
-    const need = { tokens: sequence.length, mostTokens: sequence.mostTokens };
-    const choice = choosePlacement(shardStates(nodes, gone), need);
+    const choice = this.#choose(nodes, sequence, gone);
     if (typeof choice !== 'number') return false;
     const residents = [...(nodes.flatMap((node) => node.shards)[choice]?.residents ?? [])];
     // One at a time, as it takes no more than are needed.
@@ -357,7 +389,7 @@ export class Batcher {
     return !victim.leaving;
   }
 
-  /** Null when the node turned out to be lost, or full; a sequence for which even an empty node has no slot fails. */
+  /** Null when the node turned out to be lost, or full; one that has no slot even when empty isn't asked again. */
   #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
     const node = this.#options.tier.node(shard.node);
     if (node === null) return null;
@@ -365,7 +397,7 @@ export class Batcher {
       return node.place(sequence, shard);
     } catch (thrown) {
       if (thrown instanceof NodeFullError) {
-        if (node.residents === 0) this.#fail(sequence, thrown);
+        if (node.residents === 0) this.#refuse(node, sequence, 1, thrown);
       } else if (!(thrown instanceof NodeLostError)) {
         throw thrown;
       }
@@ -380,10 +412,14 @@ export class Batcher {
   }
 }
 
-/** @param gone residents to leave out, as if their KV had been given back */
+/**
+ * @param gone residents to leave out, as if their KV had been given back
+ * @param takes whether the node can be asked; one that can't be has no blocks here
+ */
 function shardStates(
   nodes: readonly NodeConnection[],
   gone: (resident: Sequence) => boolean = () => false,
+  takes: (node: NodeConnection) => boolean = () => true,
 ): ShardState[] {
   const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
   return nodes.flatMap((node, i) =>
@@ -397,7 +433,7 @@ function shardStates(
       }
       return {
         blockTokens,
-        blocks,
+        blocks: takes(node) ? blocks : 0,
         freeBlocks: node.admits || count > 0 ? freeBlocks + freed : 0,
         residents: residents.size - count,
         speed: speeds[i] ?? 1,
