@@ -408,6 +408,58 @@ describe.skipIf(executablePath === null && !process.env.CI)('the model store', (
     expect(await list(page)).toEqual({ stored: [], partial: [] });
   });
 
+  it('fetches nothing again of a folder on the hub that is stored', async () => {
+    page = await rig.newPage();
+    const wish = { source: 'glint/tale', hubUrl: rig.models.origin, token: HUB_TOKEN };
+    const { stored } = await download(page, wish);
+    // A validator that changes says nothing where there is a checksum.
+    misbehave('/glint/tale/resolve/main/model.safetensors', { etag: '"another"' });
+    forgetRequests();
+    const { remote } = await inspect(page, wish);
+    expect(remote?.bytesHere).toBe(remote?.bytes);
+    expect(await download(page, wish, remote ?? undefined)).toMatchObject({ stored, failure: null });
+    const fetched = rig.models.requests.filter(({ method, range }) => method === 'GET' && range?.endsWith('-'));
+    expect(fetched).toEqual([]);
+  });
+
+  it('keeps a stored model until its newer version is whole, and takes over what did not change', async () => {
+    page = await rig.newPage();
+    const wish = { source: rig.models.url('/tale/') };
+    const { stored: old } = await download(page, wish);
+    const before = await readBack(page, old?.id ?? '');
+    const tokenizer = readFileSync(join(exampleModel, 'tokenizer.json'));
+    const changed = Buffer.concat([tokenizer, Buffer.from('\n')]);
+
+    misbehave('/tale/tokenizer.json', { content: changed, endAt: 1000 });
+    forgetRequests();
+    expect((await download(page, wish)).failure).toMatchObject({ code: 'NETWORK_TRUNCATED' });
+    expect(await list(page)).toEqual({ stored: [old], partial: [] });
+    expect(await readBack(page, old?.id ?? '')).toEqual(before);
+
+    misbehave('/tale/tokenizer.json', { content: Buffer.from('{"error":"come back tomorrow"}') });
+    expect((await download(page, wish)).failure).toMatchObject({ code: 'MODEL_IS_AN_ERROR' });
+    expect(await readBack(page, old?.id ?? '')).toEqual(before);
+
+    misbehave('/tale/tokenizer.json', { content: changed });
+    const { stored, failure } = await download(page, wish);
+    expect(failure).toBeNull();
+    expect(rangesAsked('/tale/model.safetensors')).toEqual([]);
+    expect(await readBack(page, stored?.id ?? '')).toEqual({ ...before, 'tokenizer.json': sha256(changed) });
+    expect(await list(page)).toEqual({ stored: [stored], partial: [] });
+    // And back again, into the first of the two places.
+    misbehave('/tale/tokenizer.json', null);
+    expect((await download(page, wish)).failure).toBeNull();
+    expect(await readBack(page, old?.id ?? '')).toEqual(before);
+    const files = await page.evaluate(async (id) => {
+      const models = await (await navigator.storage.getDirectory()).getDirectoryHandle('models');
+      const here = await (await models.getDirectoryHandle(id)).getDirectoryHandle('files');
+      const names: string[] = [];
+      for await (const name of here.keys()) names.push(name);
+      return names.sort();
+    }, old?.id ?? '');
+    expect(files, 'nothing is left over').toEqual(Object.keys(before).sort());
+  });
+
   it('tells of families that do not run here', async () => {
     page = await rig.newPage();
     misbehave('/tale/config.json', { content: Buffer.from(JSON.stringify({ model_type: 'mamba', hidden_size: 64 })) });
