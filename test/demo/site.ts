@@ -28,11 +28,13 @@ export async function buildPage(): Promise<BuiltPage> {
   const folder = mkdtempSync(join(tmpdir(), 'glinthawk-page-'));
   const root = join(repositoryRoot, 'apps', 'demo');
   const remove = () => rmSync(folder, { recursive: true, force: true });
+  // By this, not by the mode, Vite decides what a production build is; Vitest's is `test`.
+  const { NODE_ENV } = process.env;
+  process.env.NODE_ENV = 'production';
   try {
     await build({
       root,
       configFile: join(root, 'vite.config.ts'),
-      // Vitest's own would make it a development build.
       mode: 'production',
       logLevel: 'warn',
       build: { outDir: folder, emptyOutDir: true },
@@ -40,6 +42,8 @@ export async function buildPage(): Promise<BuiltPage> {
   } catch (thrown) {
     remove();
     throw thrown;
+  } finally {
+    process.env.NODE_ENV = NODE_ENV;
   }
   return { folder, remove };
 }

@@ -1,6 +1,4 @@
 /** Opens the dense tier that the settings ask for; never another one in its place. */
-export { gpuWeightBytes, wasmWeightBytes } from '../weight-bytes.ts';
-
 import { InputError, type Logger } from '@glinthawk/core';
 import { createWasmDense, createWebGpuDense, type DenseBackend } from '@glinthawk/dense';
 import type { Model } from '@glinthawk/model';

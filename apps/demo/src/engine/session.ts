@@ -7,7 +7,8 @@ import { AbortedError, DeviceError, type GlinthawkError, InputError, type Logger
 import type { DenseBackend } from '@glinthawk/dense';
 import type { EngineApi, GenerationEvent, GenerationRequest } from '@glinthawk/engine';
 import { describeModel, type Model } from '@glinthawk/model';
-import { gpuWeightBytes, type OpenDense, sameDense, wasmWeightBytes } from './dense-tier.ts';
+import { gpuWeightBytes, wasmWeightBytes } from '../weight-bytes.ts';
+import { type OpenDense, sameDense } from './dense-tier.ts';
 import { EngineTier } from './engine-tier.ts';
 import { asGlinthawkError } from './error-report.ts';
 import type { Latency } from './observed-source.ts';

@@ -27,6 +27,9 @@ test('errors become sentences and keep their hints', () => {
   const unknown = new InputError('NO_CHAT_TEMPLATE', 'no template', { hint: 'leave out --chat' });
   expect(noticeOfThrown(unknown).hint, 'a hint of the page, not of the command line').toMatch(/plain prompt/);
   expect(noticeOfThrown('odd')).toEqual({ level: 'error', text: 'Odd.', hint: null });
+  for (const name of ['model.safetensors: too short', 'huggingface.co answered 404', 'ws://a:1 is lost']) {
+    expect(noticeOfThrown(new Error(name)).text, 'names stay as they are').toBe(`${name}.`);
+  }
   expect(noticeOfThrown(new Error('https://a.example/ answered 404'))).toMatchObject({
     text: 'https://a.example/ answered 404.',
   });

@@ -61,6 +61,9 @@ export function noticeOfThrown(thrown: unknown): NewNotice {
 
 function sentence(text: string): string {
   const trimmed = text.trim();
-  const first = /^(?:https?|wss?|file):/.test(trimmed) ? trimmed.charAt(0) : trimmed.charAt(0).toUpperCase();
+  // A file's, a host's or an address's name stays as it is.
+  const [word = ''] = trimmed.split(/\s/, 1);
+  const isName = /[\d/:._]/.test(word.replace(/[.:,;]$/, ''));
+  const first = isName ? trimmed.charAt(0) : trimmed.charAt(0).toUpperCase();
   return first + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? '' : '.');
 }

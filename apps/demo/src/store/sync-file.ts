@@ -2,6 +2,7 @@
  * Files of the origin private file system as workers write them: in place, at any offset, one writer at a time. Not for the page,
  * where browsers don't offer it. A full disk or quota comes out as StorageFullError, whatever the browser calls it.
  */
+
 /** FileSystemSyncAccessHandle, which TypeScript's `dom` library leaves to `webworker`; the two exclude each other. */
 export interface SyncFile {
   read(buffer: Uint8Array<ArrayBuffer>, options: { readonly at: number }): number;
@@ -14,12 +15,16 @@ export interface SyncFile {
 
 export class StorageFullError extends Error {}
 
-/** Creates it if need be. The caller closes it. */
+/** Creates it if need be. The caller closes it. @throws StorageFullError */
 export async function openSyncFile(directory: FileSystemDirectoryHandle, name: string): Promise<SyncFile> {
-  const handle = (await directory.getFileHandle(name, { create: true })) as FileSystemFileHandle & {
-    createSyncAccessHandle(): Promise<SyncFile>;
-  };
-  return handle.createSyncAccessHandle();
+  try {
+    const handle = (await directory.getFileHandle(name, { create: true })) as FileSystemFileHandle & {
+      createSyncAccessHandle(): Promise<SyncFile>;
+    };
+    return await handle.createSyncAccessHandle();
+  } catch (thrown) {
+    throw fullOr(thrown);
+  }
 }
 
 /** @throws StorageFullError */
@@ -34,7 +39,7 @@ export function writeAll(file: SyncFile, bytes: Uint8Array<ArrayBuffer>, at: num
 export async function writeJson(directory: FileSystemDirectoryHandle, name: string, value: unknown): Promise<void> {
   const file = await openSyncFile(directory, name);
   try {
-    file.truncate(0);
+    guarded(() => file.truncate(0));
     writeAll(file, new TextEncoder().encode(JSON.stringify(value)), 0);
     guarded(() => file.flush());
   } finally {
@@ -46,10 +51,13 @@ export function guarded<T>(work: () => T): T {
   try {
     return work();
   } catch (thrown) {
-    if (thrown instanceof DOMException && thrown.name === 'QuotaExceededError') throw new StorageFullError();
-    // Chromium's own words for a disk that is full.
-    if (thrown instanceof DOMException && /no space|disk.*full|quota/i.test(thrown.message))
-      throw new StorageFullError();
-    throw thrown;
+    throw fullOr(thrown);
   }
+}
+
+function fullOr(thrown: unknown): unknown {
+  if (!(thrown instanceof DOMException)) return thrown;
+  // Besides the name, Chromium's own words for a disk that is full.
+  const full = thrown.name === 'QuotaExceededError' || /no space|disk.*full|quota/i.test(thrown.message);
+  return full ? new StorageFullError() : thrown;
 }

@@ -36,7 +36,7 @@ function Machine({ app, otherTabs }: { readonly app: AppState; readonly otherTab
         <strong>Shared memory: {crossOriginIsolated ? 'yes' : 'no'}.</strong>{' '}
         {crossOriginIsolated
           ? 'The page is cross-origin isolated, so workers pass tensors without copying them.'
-          : 'The server did not send the COOP and COEP headers, so tensors are copied between workers: the same answers, slower.'}
+          : `${isSecureContext ? 'The server did not send the COOP and COEP headers' : 'Browsers share memory only in pages that came by https, or from this machine'}; so tensors are copied between workers: the same answers, slower.`}
       </li>
       {capabilities !== null && (
         <li>

@@ -116,7 +116,9 @@ function Job({ link }: { readonly link: LendLink }) {
       <div>
         <dt>Join token</dt>
         <dd>
-          {link.token === null ? 'none in the link: the job may refuse' : 'in the link; used here only, never stored'}
+          {link.token === null
+            ? 'none in the link: the job may refuse'
+            : "in the link, and so in this tab's address and history; kept nowhere else"}
         </dd>
       </div>
     </dl>

@@ -30,7 +30,7 @@ export function Output({ app }: { readonly app: AppState }) {
         {run !== null && answer !== null && <CopyButton label="Copy" text={() => textOf(run, answer)} />}
       </div>
       <p class="visually-hidden" aria-live="polite">
-        {run?.ended == null || answer === null ? '' : `Finished. ${answer.text}`}
+        {run?.ended == null || answer === null ? '' : announcement(run, answer)}
       </p>
     </div>
   );
@@ -70,7 +70,7 @@ function Figures({ run }: { readonly run: RunState }) {
   const [answer] = run.answers;
   return (
     <>
-      <strong>{formatCount(answer?.tokens ?? 0)}</strong> tokens
+      <strong>{formatCount(answer?.tokens ?? 0)}</strong> {answer?.tokens === 1 ? 'token' : 'tokens'}
       {rate === null ? '' : `, ${formatRate(rate)} tok/s`}
       {endText(run, answer)}
     </>
@@ -82,6 +82,12 @@ function endText(run: RunState, answer: AnswerState | undefined): string {
   if (run.ended.how === 'stopped') return ', stopped';
   if (run.ended.how === 'failed' || (answer?.ended != null && 'error' in answer.ended)) return ', failed';
   return answer?.ended != null && answer.ended.reason === 'length' ? ', at its length limit' : ', finished';
+}
+
+function announcement(run: RunState, answer: AnswerState): string {
+  const end = endText(run, answer).replace(/^, /, '');
+  const [prompt] = run.prompts;
+  return `${end.charAt(0).toUpperCase()}${end.slice(1)}. ${prompt?.kind === 'text' ? prompt.text : ''}${answer.text}`;
 }
 
 function textOf(run: RunState, answer: AnswerState): string {

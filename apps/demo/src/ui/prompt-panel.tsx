@@ -24,6 +24,7 @@ const CHAT_CHIPS = [
 export function PromptPanel({ app }: { readonly app: AppState }) {
   const typed = useSignal('');
   const system = useSignal('');
+  const faults = useSignal<ReadonlyMap<string, string>>(new Map());
   const chosenMode = useSignal<PromptMode | null>(null);
   const engine = app.engine.value;
   const { phase } = engine;
@@ -37,7 +38,7 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
   const chips = mode === 'chat' && !example ? CHAT_CHIPS : STORY_CHIPS;
 
   function generate(text: string): void {
-    if (text.trim() === '' || busy) return;
+    if (text.trim() === '' || busy || faults.value.size > 0) return;
     const prompt: Prompt = mode === 'chat' ? chatPrompt(app.run.value, system.value, text) : { kind: 'text', text };
     app.generate(prompt);
     if (mode === 'chat') typed.value = '';
@@ -85,7 +86,7 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
               <button
                 type="button"
                 class="chip"
-                disabled={busy}
+                disabled={busy || faults.value.size > 0}
                 onClick={() => {
                   typed.value = chip;
                   generate(chip);
@@ -97,7 +98,7 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
           ))}
         </ul>
         <div class="actions">
-          <button type="submit" class="primary" disabled={busy || phase === 'retiering'}>
+          <button type="submit" class="primary" disabled={busy || phase === 'retiering' || faults.value.size > 0}>
             Generate
           </button>
           <button type="button" disabled={!busy} onClick={app.stopRun}>
@@ -110,7 +111,12 @@ export function PromptPanel({ app }: { readonly app: AppState }) {
           )}
         </div>
       </form>
-      <SamplingPanel sampling={app.sampling} {...(mode === 'chat' ? { system } : {})} />
+      {[...faults.value].map(([label, fault]) => (
+        <p key={label} class="note is-warn" role="alert">
+          {label} {fault}, before anything is generated.
+        </p>
+      ))}
+      <SamplingPanel sampling={app.sampling} faults={faults} {...(mode === 'chat' ? { system } : {})} />
       <Output app={app} />
     </div>
   );

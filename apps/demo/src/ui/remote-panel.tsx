@@ -62,6 +62,11 @@ export function RemotePanel({ app, downloads }: { readonly app: AppState; readon
         <button type="submit" disabled={typed.value.trim() === '' || lookup === 'asking' || download !== null}>
           {lookup === 'asking' ? 'Inspecting…' : 'Inspect'}
         </button>
+        {lookup === 'asking' && (
+          <button type="button" onClick={downloads.dropLookup}>
+            Cancel
+          </button>
+        )}
       </form>
       <HubToken onChange={downloads.setHubToken} />
       {typeof lookup !== 'string' && (

@@ -1,5 +1,5 @@
 /** How tokens are drawn. Closed at first: the defaults are the model's own. */
-import { type Signal, useSignal } from '@preact/signals';
+import type { Signal } from '@preact/signals';
 import type { SamplingControls } from '../engine/protocol.ts';
 import { type NumberField, readNumber, readSeed, readStops, SAMPLING_RANGES } from '../state/sampling-settings.ts';
 import { Field } from './field.tsx';
@@ -10,11 +10,20 @@ export function SamplingPanel(props: {
   readonly sampling: Signal<SamplingControls>;
   /** What the model is told before a conversation; absent for text. */
   readonly system?: Signal<string>;
+  /** By field, what is wrong with what stands in it; such a field leaves the value that was. */
+  readonly faults: Signal<ReadonlyMap<string, string>>;
 }) {
-  const { sampling, system } = props;
+  const { sampling, system, faults } = props;
   const { temperature, maxTokens, seed } = sampling.value;
   const change = (part: Partial<SamplingControls>): void => {
     sampling.value = { ...sampling.value, ...part };
+  };
+  const setFault = (label: string, fault: string | null): void => {
+    if ((faults.value.get(label) ?? null) === fault) return;
+    const others = new Map(faults.value);
+    if (fault === null) others.delete(label);
+    else others.set(label, fault);
+    faults.value = others;
   };
   return (
     <details class="more sampling">
@@ -32,10 +41,17 @@ export function SamplingPanel(props: {
             key={field}
             field={field}
             value={sampling.value[field]}
+            fault={faults.value.get(SAMPLING_RANGES[field].label) ?? null}
+            onFault={setFault}
             onChange={(value) => change({ [field]: value })}
           />
         ))}
-        <SeedInput value={seed} onChange={(value) => change({ seed: value })} />
+        <SeedInput
+          value={seed}
+          fault={faults.value.get('Seed') ?? null}
+          onFault={setFault}
+          onChange={(value) => change({ seed: value })}
+        />
         <StopsInput onChange={(stop) => change({ stop })} />
         {system !== undefined && <SystemInput system={system} />}
       </div>
@@ -43,15 +59,21 @@ export function SamplingPanel(props: {
   );
 }
 
-function NumberInput(props: {
-  readonly field: NumberField;
-  readonly value: number;
-  readonly onChange: (value: number) => void;
-}) {
+interface FaultProps {
+  readonly fault: string | null;
+  readonly onFault: (label: string, fault: string | null) => void;
+}
+
+function NumberInput(
+  props: FaultProps & {
+    readonly field: NumberField;
+    readonly value: number;
+    readonly onChange: (value: number) => void;
+  },
+) {
   const { label, low, high, step, hint } = SAMPLING_RANGES[props.field];
-  const wrong = useSignal(false);
   return (
-    <Field label={label} hint={hint} error={wrong.value ? `must be ${low} to ${high}` : null}>
+    <Field label={label} hint={hint} error={props.fault}>
       {({ id, describedBy }) => (
         <input
           id={id}
@@ -62,10 +84,10 @@ function NumberInput(props: {
           step={step}
           value={props.value}
           aria-describedby={describedBy}
-          aria-invalid={wrong.value}
+          aria-invalid={props.fault !== null}
           onInput={({ currentTarget }) => {
             const value = readNumber(props.field, currentTarget.value);
-            wrong.value = value === null;
+            props.onFault(label, value === null ? `must be ${low} to ${high}` : null);
             if (value !== null) props.onChange(value);
           }}
         />
@@ -74,10 +96,11 @@ function NumberInput(props: {
   );
 }
 
-function SeedInput(props: { readonly value: bigint | null; readonly onChange: (value: bigint | null) => void }) {
-  const wrong = useSignal(false);
+function SeedInput(
+  props: FaultProps & { readonly value: bigint | null; readonly onChange: (value: bigint | null) => void },
+) {
   return (
-    <Field label="Seed" hint="empty draws one" error={wrong.value ? 'must be an integer of 64 bits' : null}>
+    <Field label="Seed" hint="empty draws one" error={props.fault}>
       {({ id, describedBy }) => (
         <input
           id={id}
@@ -85,11 +108,11 @@ function SeedInput(props: { readonly value: bigint | null; readonly onChange: (v
           inputMode="numeric"
           autocomplete="off"
           aria-describedby={describedBy}
-          aria-invalid={wrong.value}
+          aria-invalid={props.fault !== null}
           value={props.value === null ? '' : String(props.value)}
           onChange={({ currentTarget }) => {
             const value = readSeed(currentTarget.value);
-            wrong.value = value === undefined;
+            props.onFault('Seed', value === undefined ? 'must be an integer of 64 bits' : null);
             if (value !== undefined) props.onChange(value);
           }}
         />

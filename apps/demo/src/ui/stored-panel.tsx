@@ -3,6 +3,7 @@ import { useSignal } from '@preact/signals';
 import type { AppState } from '../state/app-state.ts';
 import type { Downloads } from '../state/downloads.ts';
 import { formatBytes, shortHash } from '../state/format.ts';
+import { formatModelSource } from '../store/model-source.ts';
 import type { PartialModel, StoredFile, StoredModel } from '../store/store-api.ts';
 import { CopyButton } from './copy-button.tsx';
 import { ProgressBar } from './progress-bar.tsx';
@@ -35,7 +36,8 @@ function Stored({ model, app, downloads }: Props & { readonly model: StoredModel
       <p>
         <strong>{model.name}</strong>{' '}
         <span class="note">
-          {formatBytes(model.bytes)}, since {new Date(model.storedAt).toLocaleDateString()}
+          {formatBytes(model.bytes)}, since {new Date(model.storedAt).toLocaleDateString()}, from{' '}
+          <span class="source">{formatModelSource(model.source)}</span>
         </span>
       </p>
       <details>

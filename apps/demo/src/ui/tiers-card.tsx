@@ -1,6 +1,6 @@
 /** Where the two tiers run. What is set here is used when a model is opened; “Apply” reopens the tiers of the one that is. */
 import { useSignal } from '@preact/signals';
-import type { TierSettings } from '../engine/protocol.ts';
+import type { Capabilities, TierSettings } from '../engine/protocol.ts';
 import { MAX_IN_FLIGHT, MAX_KV_BYTES, MAX_MICRO_BATCH_ROWS, MAX_WORKERS, MIB } from '../limits.ts';
 import type { AppState } from '../state/app-state.ts';
 import { formatBytes } from '../state/format.ts';
@@ -29,6 +29,8 @@ export function TiersCard({ app, secure }: { readonly app: AppState; readonly se
     app.applyTiers();
   }
 
+  const gpuFault = faultOfGpu(settings, app.engine.value.capabilities);
+
   return (
     <section class="card tiers-card" aria-labelledby="tiers-heading">
       <h2 id="tiers-heading">Tiers</h2>
@@ -39,16 +41,28 @@ export function TiersCard({ app, secure }: { readonly app: AppState; readonly se
         </div>
         <MoreSettings settings={settings} faults={faults} change={change} />
         <div class="actions">
-          <button type="submit" class="primary" disabled={faults.length > 0 || phase === 'opening'}>
+          <button
+            type="submit"
+            class="primary"
+            disabled={faults.length > 0 || gpuFault !== null || phase === 'opening'}
+          >
             Apply
           </button>
           <p class="note" role="status" aria-label="Tier settings">
-            {faults[0]?.message ?? said.value ?? (app.experimenting.value ? EXPERIMENTING : '')}
+            {faults[0]?.message ?? gpuFault ?? said.value ?? (app.experimenting.value ? EXPERIMENTING : '')}
           </p>
         </div>
       </form>
     </section>
   );
+}
+
+/** What is known before anything is opened. */
+function faultOfGpu(settings: TierSettings, capabilities: Capabilities | null): string | null {
+  if (settings.dense !== 'webgpu' || capabilities === null) return null;
+  if (capabilities.gpuUnavailable !== null) return 'There is no WebGPU here: choose WASM.';
+  if (settings.allowSoftwareGpu || capabilities.gpus.some(({ software }) => !software)) return null;
+  return 'The only adapter here is software: allow it, or choose WASM.';
 }
 
 interface SettingsProps {
