@@ -6,7 +6,7 @@ import type { AttentionSpan, DenseSpan, EngineObserver } from '@glinthawk/engine
 import { SPAN_FIELDS, SpanKind } from './span.ts';
 
 /** Between two samples, a fifth of a second apart: some 20,000 a second, 320 KiB each time. */
-export const MOST_SPANS = 4096;
+export const MAX_SPANS = 4096;
 
 /** The part of an attend that the engine doesn't see. Times are performance.now(), in ms. */
 export interface NodeTimes {
@@ -53,7 +53,7 @@ export class SpanRecorder implements EngineObserver {
   #dropped = 0;
 
   /** @param boards one a node, in the order of the engine's node indices */
-  constructor(layers: number, boards: readonly NodeTimesBoard[], most = MOST_SPANS) {
+  constructor(layers: number, boards: readonly NodeTimesBoard[], most = MAX_SPANS) {
     this.#layers = layers;
     this.#boards = boards;
     this.#most = most;

@@ -5,11 +5,11 @@ import type { Capabilities, ModelReport, TierSettings } from './protocol.ts';
 const ASSUMED_MEMORY_GIB = 4;
 /** Of the memory: the rest is the system's, the browser's, and other tabs'. */
 const KV_SHARE = 1 / 8;
-const LEAST_KV_BYTES = 64 * 2 ** 20;
+const MIN_KV_BYTES = 64 * 2 ** 20;
 /** A worker's memory ends at 4 GiB, staging included; browsers give a tab less than they have. */
-const MOST_KV_BYTES_PER_WORKER = 1 * 2 ** 30;
+const MAX_KV_BYTES_PER_WORKER = 1 * 2 ** 30;
 /** More attention workers than this wait for memory, not for each other. */
-const MOST_SUGGESTED_WORKERS = 8;
+const MAX_SUGGESTED_WORKERS = 8;
 /** Sequences of full length that a page may reasonably want at once: more KV than that lies idle. */
 const USEFUL_SEQUENCES = 64;
 
@@ -35,7 +35,7 @@ export function suggestSettings(capabilities: Capabilities, model: ModelReport |
 /** On a GPU all cores but the engine's are free for attention; on the CPU the dense tier wants most of them. */
 function suggestedWorkers({ cores }: Capabilities, dense: TierSettings['dense']): number {
   const free = dense === 'webgpu' ? cores - 1 : Math.floor(cores / 2);
-  return Math.min(MOST_SUGGESTED_WORKERS, Math.max(1, free));
+  return Math.min(MAX_SUGGESTED_WORKERS, Math.max(1, free));
 }
 
 function suggestedKvBytes(
@@ -46,12 +46,12 @@ function suggestedKvBytes(
 ): number {
   const memory = (deviceMemoryGiB ?? ASSUMED_MEMORY_GIB) * 2 ** 30;
   const weights = dense === 'wasm' ? (model?.wasmWeightBytes ?? 0) : 0;
-  const affordable = Math.min((memory - weights) * KV_SHARE, workers * MOST_KV_BYTES_PER_WORKER);
+  const affordable = Math.min((memory - weights) * KV_SHARE, workers * MAX_KV_BYTES_PER_WORKER);
   const { kvBytesPerToken, contextTokens } = model?.description ?? {};
   const useful =
     kvBytesPerToken === undefined || contextTokens === undefined
       ? Number.POSITIVE_INFINITY
       : USEFUL_SEQUENCES * contextTokens * kvBytesPerToken.f16;
-  const least = Math.max(LEAST_KV_BYTES, workers * (LEAST_KV_BYTES / 4));
+  const least = Math.max(MIN_KV_BYTES, workers * (MIN_KV_BYTES / 4));
   return Math.max(least, Math.floor(Math.min(affordable, useful) / 2 ** 20) * 2 ** 20);
 }

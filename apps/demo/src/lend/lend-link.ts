@@ -15,8 +15,8 @@ export interface LendLink {
 }
 
 /** Longer than any address and token; a browser would take megabytes. */
-const MOST_FRAGMENT_CHARS = 4096;
-const MOST_TOKEN_CHARS = 1024;
+const MAX_FRAGMENT_CHARS = 4096;
+const MAX_TOKEN_CHARS = 1024;
 const KEYS: ReadonlySet<string> = new Set(['lend', 'token']);
 
 /**
@@ -28,8 +28,8 @@ const KEYS: ReadonlySet<string> = new Set(['lend', 'token']);
 export function parseLendLink(hash: string, pageUrl: string): LendLink | null {
   const fragment = hash.startsWith('#') ? hash.slice(1) : hash;
   if (!/^lend(?:[=&]|$)/.test(fragment)) return null;
-  if (fragment.length > MOST_FRAGMENT_CHARS) {
-    throw bad(`the link has ${fragment.length} characters after #, at most ${MOST_FRAGMENT_CHARS} were expected`);
+  if (fragment.length > MAX_FRAGMENT_CHARS) {
+    throw bad(`the link has ${fragment.length} characters after #, at most ${MAX_FRAGMENT_CHARS} were expected`);
   }
   // A plus sign is itself, as in base64; only forms take it for a space.
   const fields = new URLSearchParams(fragment.replaceAll('+', '%2B'));
@@ -68,7 +68,7 @@ function ownAddress({ protocol, host }: URL): string {
 
 function checkedToken(token: string | null): string | null {
   if (token === null || token === '') return null;
-  if (token.length > MOST_TOKEN_CHARS) throw bad(`the token has ${token.length} characters`);
+  if (token.length > MAX_TOKEN_CHARS) throw bad(`the token has ${token.length} characters`);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
   if (/[\u0000-\u001f\u007f]/.test(token)) throw bad('the token has control characters');
   return token;

@@ -4,8 +4,8 @@ import {
   type ComparisonState,
   type Input,
   isSteady,
+  MAX_WARM_MS,
   MEASURE_MS,
-  MOST_WARM_MS,
   STUCK_MS,
   stepComparison,
   type Trial,
@@ -133,7 +133,7 @@ test('measuring begins when all stories of the beginning are under way and the l
 
 test('a load that does not become steady is measured all the same, and noted not to have been', () => {
   const machine = new Machine().start().begin(0, 1);
-  machine.stretches(MOST_WARM_MS, (atMs) => ({ contextTokens: atMs / 20 }));
+  machine.stretches(MAX_WARM_MS, (atMs) => ({ contextTokens: atMs / 20 }));
   expect(machine.state).toMatchObject({ stage: 'measuring', steady: false });
   machine.stretches(MEASURE_MS).send(ended(1));
   expect(machine.state).toMatchObject({ results: [{ steady: false }] });
@@ -146,7 +146,7 @@ test('what a trial leaves of its time to become steady is there for the next', (
     .stretches(WARM_MS + MEASURE_MS)
     .send(ended(1));
   const unsteady = (atMs: number) => ({ running: atMs % 2_000 < 1_000 ? 10 : 100 });
-  machine.begin(1, 2).stretches(2 * MOST_WARM_MS - WARM_MS - 200, unsteady);
+  machine.begin(1, 2).stretches(2 * MAX_WARM_MS - WARM_MS - 200, unsteady);
   expect(machine.state).toMatchObject({ trial: 1, stage: 'warming' });
   machine.stretches(200, { running: 50 });
   expect(machine.state).toMatchObject({ trial: 1, stage: 'measuring', steady: false });

@@ -9,7 +9,7 @@ import { type Figures, figuresOf, type Stretch } from './figures.ts';
 
 /** After the first token: at least so long, until the load is steady, and not longer than the most, to which what earlier trials left of theirs is added. */
 export const WARM_MS = 2_000;
-export const MOST_WARM_MS = 8_000;
+export const MAX_WARM_MS = 8_000;
 /** Steady is what is about the same in two such times after each other. */
 const STEADY_OVER_MS = 1_000;
 const STEADY_WITHIN = 0.1;
@@ -18,7 +18,7 @@ const ONE_SEQUENCE = 1;
 const FEW_TOKENS = 8;
 export const MEASURE_MS = 4_000;
 /** A trial that ran out of prompts counts if it was measured this long. */
-const LEAST_MEASURED_MS = 800;
+const MIN_MEASURED_MS = 800;
 /** Nothing happened for this long: something is stuck. */
 export const STUCK_MS = 60_000;
 
@@ -186,7 +186,7 @@ function onEnded(state: Running, event: Extract<Event, { type: 'ended' }>): Step
   if (event.how === 'stopped') return stay({ phase: 'cancelled', results: state.results });
   if (event.generatedTokens === 0) return fail(state, state.firstError ?? 'no token was generated');
   // All prompts are done already: what was measured counts, else the whole run does.
-  const measured = state.stage === 'measuring' && lengthOf(state.stretches) >= LEAST_MEASURED_MS;
+  const measured = state.stage === 'measuring' && lengthOf(state.stretches) >= MIN_MEASURED_MS;
   const whole = measured ? {} : { ...wholeRun(event), steady: false };
   return next(withResult(state, { ...measurement(trial.setup, state), ...whole }));
 }
@@ -202,7 +202,7 @@ function onStretch(state: Running, stretch: Stretch): Step {
     const begun = state.begun.size >= trial.atOnce;
     const steady = begun && lengthOf(stretches) >= WARM_MS && isSteady(stretches);
     const warmedMs = state.warmedMs + lengthOf(stretches);
-    if (!steady && warmedMs < (state.trial + 1) * MOST_WARM_MS) return stay({ ...moved, stretches });
+    if (!steady && warmedMs < (state.trial + 1) * MAX_WARM_MS) return stay({ ...moved, stretches });
     return stay({ ...moved, stage: 'measuring', stretches: [], steady, warmedMs });
   }
   if (lengthOf(stretches) < MEASURE_MS) return stay({ ...moved, stretches });

@@ -7,9 +7,9 @@ import { ComparisonView } from './comparison-view.tsx';
 import type { Experiment } from './experiment.ts';
 import {
   type Knobs,
-  LEAST_MANY,
-  MOST_LATENCY_MS,
-  MOST_MANY,
+  MAX_MANY,
+  MAX_ROUND_TRIP_MS,
+  MIN_MANY,
   ROW_CHOICES,
   SETUP_NAMES,
   SETUPS,
@@ -108,7 +108,7 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
           label="Round trip"
           value={knobs.value.latencyMs}
           least={0}
-          most={MOST_LATENCY_MS}
+          most={MAX_ROUND_TRIP_MS}
           shown={`${knobs.value.latencyMs} ms`}
           note={latencyNote(setup, tiers)}
           disabled={comparing}
@@ -120,8 +120,8 @@ export function ExperimentPanel({ experiment, tiers, busy, knobs, onLatency, onO
         <Slider
           label="“Many” in flight"
           value={knobs.value.inFlight}
-          least={LEAST_MANY}
-          most={MOST_MANY}
+          least={MIN_MANY}
+          most={MAX_MANY}
           shown={String(knobs.value.inFlight)}
           note={`${many.value} stories under way`}
           disabled={comparing}

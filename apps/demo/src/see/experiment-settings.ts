@@ -4,6 +4,7 @@
  * are in; two tiers have the KV memory of all workers, at the distance of the slider's round trip. Everything else is measured.
  */
 import type { TierReport, TierSettings } from '../engine/protocol.ts';
+import { MAX_IN_FLIGHT, MIB } from '../limits.ts';
 import { BEGINNING_TOKENS, STORY_TOKENS } from './story-load.ts';
 
 export const SETUPS = ['one-tier', 'one-in-flight', 'many-in-flight'] as const;
@@ -23,17 +24,16 @@ export interface Knobs {
 /** Measured with the example model on two cores; see verdict.ts for how the page words what comes out. */
 export const DEFAULT_KNOBS: Knobs = { latencyMs: 10, inFlight: 16, rows: 32, oneTierStories: 2 };
 
-export const MOST_LATENCY_MS = 50;
-export const LEAST_MANY = 2;
-export const MOST_MANY = 32;
+export const MAX_ROUND_TRIP_MS = 50;
+export const MIN_MANY = 2;
+export const MAX_MANY = MAX_IN_FLIGHT;
 export const ROW_CHOICES: readonly number[] = [4, 8, 16, 32, 64];
 export const STORY_CHOICES: readonly number[] = [1, 2, 4, 8, 16, 32, 64, 128];
 
 const BLOCK_TOKENS = 16;
 /** Admission leaves some blocks free for sequences to grow into. */
 const SLACK = 1.2;
-const MIB = 2 ** 20;
-const MOST_KV_BYTES = 1024 * MIB;
+const MAX_EXPERIMENT_KV_BYTES = 1024 * MIB;
 
 /** KV of that many whole stories, given the bytes of a token's KV. */
 export function storyKvBytes(stories: number, tokenBytes: number): number {
@@ -65,7 +65,7 @@ export function settingsFor(setup: Setup, knobs: Knobs, base: TierSettings, toke
     const microBatchRows = storiesAtOnce(setup, knobs);
     return { ...base, mode: 'one-tier', kvBytes, inFlight: 1, microBatchRows, latencyMs };
   }
-  const wanted = Math.min(MOST_KV_BYTES, storyKvBytes(storiesInFlight(knobs), tokenBytes));
+  const wanted = Math.min(MAX_EXPERIMENT_KV_BYTES, storyKvBytes(storiesInFlight(knobs), tokenBytes));
   const kvBytes = Math.max(base.mode === 'two-tiers' ? base.kvBytes : 0, Math.ceil(wanted / MIB) * MIB);
   const inFlight = setup === 'one-in-flight' ? 1 : knobs.inFlight;
   const workers = base.workers === 0 && base.remotes.length === 0 ? 1 : base.workers;

@@ -6,12 +6,12 @@
 import type { NodeSample, Resident } from '../engine/protocol.ts';
 
 /** CSS pixels: the map of one node is not higher, so that a phone shows it whole. More blocks share cells. */
-const MOST_HEIGHT = 176;
+const MAX_HEIGHT = 176;
 const SMALLEST_CELL = 7;
 
 /** A power of two. */
 export function blocksPerCell(blocks: number, width: number): number {
-  const mostCells = Math.max(1, Math.floor(width / SMALLEST_CELL)) * Math.floor(MOST_HEIGHT / SMALLEST_CELL);
+  const mostCells = Math.max(1, Math.floor(width / SMALLEST_CELL)) * Math.floor(MAX_HEIGHT / SMALLEST_CELL);
   let each = 1;
   while (blocks / each > mostCells) each *= 2;
   return each;
@@ -85,7 +85,7 @@ export function cellGrid(
   width: number,
 ): { readonly columns: number; readonly size: number; readonly height: number } {
   const sizes = [18, 13, 9, SMALLEST_CELL];
-  const fits = (each: number) => Math.floor(width / each) * Math.floor(MOST_HEIGHT / each) >= cells;
+  const fits = (each: number) => Math.floor(width / each) * Math.floor(MAX_HEIGHT / each) >= cells;
   const size = sizes.find(fits) ?? SMALLEST_CELL;
   const columns = Math.max(1, Math.floor(width / size));
   return { columns, size, height: Math.max(1, Math.ceil(cells / columns)) * size };

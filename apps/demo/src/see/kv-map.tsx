@@ -12,7 +12,7 @@ export interface KvMapProps {
   readonly nodeName: (node: number) => string;
 }
 
-const MOST_NODES = 12;
+const MAX_NODES = 12;
 
 export function KvMap({ log, nodeName }: KvMapProps) {
   const nodes = useSignal(0);
@@ -23,7 +23,7 @@ export function KvMap({ log, nodeName }: KvMapProps) {
       }),
     [log],
   );
-  const shown = Math.min(nodes.value, MOST_NODES);
+  const shown = Math.min(nodes.value, MAX_NODES);
   return (
     <div class="see-kv">
       {Array.from({ length: shown }, (_, node) => (

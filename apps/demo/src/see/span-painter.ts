@@ -17,7 +17,7 @@ export interface Paint {
 }
 
 /** Thinner things would vanish. */
-const LEAST_WIDTH = 0.4;
+const MIN_WIDTH = 0.4;
 
 export class SpanPainter {
   readonly #surface: Surface;
@@ -86,6 +86,6 @@ export class SpanPainter {
     const { top, height } = trackOf(row, microBatch);
     const gap = height >= 4 ? Math.max(inset * height, 0.5) : inset * height;
     const scale = this.#scale;
-    this.#surface.fillRect(from, (top + gap) * scale, Math.max(LEAST_WIDTH, to - from), (height - 2 * gap) * scale);
+    this.#surface.fillRect(from, (top + gap) * scale, Math.max(MIN_WIDTH, to - from), (height - 2 * gap) * scale);
   }
 }

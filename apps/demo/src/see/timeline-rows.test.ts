@@ -3,7 +3,7 @@ import { attention, dense, spansOf } from './sample.fixture.ts';
 import { describeSpan, extentIn, neighbour, spanAt } from './span-at.ts';
 import { SpanPainter, type Surface } from './span-painter.ts';
 import { SpanRing } from './span-ring.ts';
-import { layoutTimeline, MOST_NODE_ROWS, timelineRowAt, trackOf } from './timeline-rows.ts';
+import { layoutTimeline, MAX_NODE_ROWS, timelineRowAt, trackOf } from './timeline-rows.ts';
 
 test('timeline rows follow each other without overlap, whatever their number', () => {
   for (const nodes of [0, 1, 3, 12, 40]) {
@@ -17,7 +17,7 @@ test('timeline rows follow each other without overlap, whatever their number', (
       }
       expect(height).toBeCloseTo(end);
       expect(height).toBeLessThan(760);
-      expect(nodesLeftOut).toBe(Math.max(0, nodes - MOST_NODE_ROWS));
+      expect(nodesLeftOut).toBe(Math.max(0, nodes - MAX_NODE_ROWS));
     }
   }
 });

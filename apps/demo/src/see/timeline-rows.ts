@@ -25,21 +25,21 @@ export interface TimelineRows {
   readonly nodesLeftOut: number;
 }
 
-export const MOST_NODE_ROWS = 12;
+export const MAX_NODE_ROWS = 12;
 const LABEL_HEIGHT = 18;
 const GAP = 10;
 const HIDING_HEIGHT = 8;
 const DENSE_HEIGHT = 30;
 const TRACK_HEIGHT = 5;
-const LEAST_HEIGHT = 14;
+const MIN_HEIGHT = 14;
 /** All rows of tracks together, so that the whole stays on a screen. */
 const TRACKS_HEIGHT = 300;
 
 export function layoutTimeline(nodes: number, microBatches: number): TimelineRows {
-  const shown = Math.min(nodes, MOST_NODE_ROWS);
+  const shown = Math.min(nodes, MAX_NODE_ROWS);
   const tracks = Math.max(1, microBatches);
-  const room = Math.max(LEAST_HEIGHT, TRACKS_HEIGHT / (shown + 1));
-  const height = Math.round(Math.min(room, Math.max(LEAST_HEIGHT, tracks * TRACK_HEIGHT)));
+  const room = Math.max(MIN_HEIGHT, TRACKS_HEIGHT / (shown + 1));
+  const height = Math.round(Math.min(room, Math.max(MIN_HEIGHT, tracks * TRACK_HEIGHT)));
   const rows: TimelineRow[] = [];
   let top = 0;
   const add = (kind: TimelineRowKind, node: number, rowHeight: number, rowTracks: number) => {

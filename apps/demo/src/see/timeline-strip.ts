@@ -12,7 +12,7 @@ import type { TimelineRow } from './timeline-rows.ts';
 
 /** Drawn ahead of the view, which lags behind the newest sample. */
 const AHEAD_MS = 700;
-const MOST_WIDTH = 12_000;
+const MAX_WIDTH = 12_000;
 
 export interface StripShape {
   readonly rows: readonly TimelineRow[];
@@ -49,7 +49,7 @@ export class TimelineStrip {
     const { width, height, scale, windowMs, theme, rows } = shape;
     this.#shape = shape;
     this.#pixelsPerMs = (width * scale) / windowMs;
-    this.#canvas.width = Math.min(MOST_WIDTH, Math.ceil((windowMs + AHEAD_MS) * this.#pixelsPerMs));
+    this.#canvas.width = Math.min(MAX_WIDTH, Math.ceil((windowMs + AHEAD_MS) * this.#pixelsPerMs));
     this.#canvas.height = Math.ceil(height * scale);
     const hatches = new Map<string, CanvasPattern | string>();
     const hatch = (microBatch: number) => {

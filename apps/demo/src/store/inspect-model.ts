@@ -24,7 +24,7 @@ import {
 /** A WebAssembly memory of 32-bit addresses ends there; each dense worker has one. */
 const WORKER_BYTES = 4 * 2 ** 30;
 /** Of the memory that a device says it has, in GiB: browsers tell no more than 8. */
-const MOST_TOLD_GIB = 8;
+const MAX_TOLD_GIB = 8;
 /** What the engine has no use for while only sizes are looked at, and may be megabytes. */
 const TEXT_FILES: ReadonlySet<string> = new Set(['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja']);
 
@@ -112,7 +112,7 @@ function memoryObstacles(weightBytes: number | null): readonly string[] {
   }
   const deviceGib =
     'deviceMemory' in navigator && typeof navigator.deviceMemory === 'number' ? navigator.deviceMemory : null;
-  if (deviceGib !== null && deviceGib < MOST_TOLD_GIB && weightBytes > deviceGib * 2 ** 30) {
+  if (deviceGib !== null && deviceGib < MAX_TOLD_GIB && weightBytes > deviceGib * 2 ** 30) {
     obstacles.push(
       `On the WASM tier its weights take ${formatBytes(weightBytes)}, and this device has some ${deviceGib} GiB of memory.`,
     );
