@@ -13,6 +13,9 @@ const modelsRoot = resolve(process.env.GLINTHAWK_MODELS ?? '../shared/models');
 /** Alone on the machine as far as that can be had. */
 const quiet = 'test/demo/responsiveness.test.ts';
 
+/** Machines of CI are shared: what a browser or a clock decides may be tried again there. */
+const retry = process.env.CI ? 2 : 0;
+
 export default defineConfig({
   test: {
     projects: [
@@ -23,6 +26,7 @@ export default defineConfig({
           include: ['packages/*/src/**/*.test.ts', 'apps/*/src/**/*.test.ts', 'test/**/*.test.ts'],
           exclude: ['**/node_modules/**', '**/dist/**', '**/*.browser.test.ts', quiet],
           pool: 'forks',
+          retry,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
@@ -33,6 +37,7 @@ export default defineConfig({
           environment: 'node',
           include: [quiet],
           sequence: { groupOrder: 1 },
+          retry,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
