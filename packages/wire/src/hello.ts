@@ -8,6 +8,7 @@ import { frame, type OutgoingFrame } from './frame.ts';
 import { FrameType, WIRE_DTYPE_BYTES, type WireDtype } from './frame-type.ts';
 import { bytesToHex, decodeJson, encodeJson, type JsonFields } from './json-payload.ts';
 import {
+  MAX_BLOCK_OVERHEAD,
   MAX_CONTEXT_TOKENS,
   MAX_GROUP_SIZE,
   MAX_HEAD_DIM,
@@ -16,6 +17,7 @@ import {
   MAX_NAME_CHARS,
   MAX_PAYLOAD_BYTES,
   MAX_ROWS,
+  MAX_SHARD_BYTES,
   MAX_SHARDS,
   MAX_SLOTS,
   SECTION_ALIGN,
@@ -136,6 +138,32 @@ export function decodeWelcome(payload: Uint8Array): Welcome {
     },
     proof: fields.has('proof') ? fields.hexBytes('proof', PROOF_BYTES) : null,
   };
+}
+
+const KV_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, int8: 1 };
+
+/**
+ * Whether a node can have what it promises to whom says HELLO: a promise that nobody can keep draws work to where it fails.
+ * @throws ProtocolError
+ */
+export function checkPromise(
+  { blockTokens, blockBytes, shardBlocks }: Welcome,
+  { geometry, kvDtype }: Pick<Hello, 'geometry' | 'kvDtype'>,
+): void {
+  const { layers, kvHeads, headDim } = geometry;
+  const bare = blockTokens * layers * kvHeads * headDim * 2 * KV_BYTES[kvDtype];
+  if (blockBytes < bare || blockBytes > bare * MAX_BLOCK_OVERHEAD) {
+    throw new ProtocolError(
+      'BAD_PROMISE',
+      `WELCOME: a KV block of ${blockTokens} tokens takes ${bare} to ${bare * MAX_BLOCK_OVERHEAD} bytes, not ${blockBytes}`,
+    );
+  }
+  const most = Math.max(0, ...shardBlocks);
+  if (most * blockBytes <= MAX_SHARD_BYTES) return;
+  throw new ProtocolError(
+    'BAD_PROMISE',
+    `WELCOME: a shard of ${most} blocks of ${blockBytes} bytes; one has at most ${MAX_SHARD_BYTES} bytes`,
+  );
 }
 
 function checkVersion(fields: JsonFields): number {

@@ -21,6 +21,13 @@ export const MAX_STEP_ENTRIES = 65_536;
 export const MAX_SLOT_RECORDS = 65_536;
 export const MAX_SLOTS = 1_048_576;
 export const MAX_SHARDS = 1_024;
+/** What a shard's blocks may come to: it is one worker with one WASM memory, whose addresses have 32 bits. */
+export const MAX_SHARD_BYTES = 2 ** 32;
+/**
+ * A block over the bare size of its keys and values: head_dim padded to 8 and the scales of int8 make the smallest head_dim, 2, six
+ * times as large; at 64 and more it is under a tenth.
+ */
+export const MAX_BLOCK_OVERHEAD = 8;
 
 export const MAX_LAYERS = 4_096;
 export const MAX_KV_HEADS = 1_024;

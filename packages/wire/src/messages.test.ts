@@ -1,6 +1,13 @@
 /** Every message family: encode and decode are inverse, and each frame in docs/protocol.md is one of ours, byte for byte. */
 import { readFileSync } from 'node:fs';
-import { type AttentionGeometry, CapacityError, GlinthawkError, NodeLostError, ProtocolError } from '@glinthawk/core';
+import {
+  type AttentionGeometry,
+  CapacityError,
+  GlinthawkError,
+  type KvDtype,
+  NodeLostError,
+  ProtocolError,
+} from '@glinthawk/core';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { attendFrame, resultFrame, resultLayout } from './attend-frames.ts';
@@ -11,6 +18,7 @@ import { encodeFrame, type Frame, type OutgoingFrame } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
 import { type FrameName, FrameType } from './frame-type.ts';
 import {
+  checkPromise,
   decodeHello,
   decodeWelcome,
   type Hello,
@@ -59,7 +67,7 @@ const welcome: Welcome = {
   wireDtype: 'f32',
   capabilities: ['log-sum-exp'],
   blockTokens: 64,
-  blockBytes: 65536,
+  blockBytes: 4096,
   shardBlocks: [1000, 1000],
   limits: { maxSlots: 1048576, maxSteps: 256, maxStepRows: 65536 },
   proof: null,
@@ -76,6 +84,19 @@ describe('messages survive the way', () => {
     expect(decodeWelcome(received(welcomeFrame(welcome)).payload)).toEqual(welcome);
     const proven = { ...welcome, proof: randomNonce() };
     expect(decodeWelcome(received(welcomeFrame(proven)).payload)).toEqual(proven);
+  });
+
+  it('a WELCOME that promises what no node has is refused', () => {
+    const { layers, kvHeads, headDim } = geometry;
+    const promised = (change: Partial<Welcome>, kvDtype: KvDtype = 'f16') => {
+      const bare = { blockTokens: 16, blockBytes: 16 * layers * kvHeads * headDim * 4, shardBlocks: [64, 0] };
+      return () => checkPromise({ ...welcome, ...bare, ...change }, { geometry, kvDtype });
+    };
+    expect(promised({})).not.toThrow();
+    expect(promised({}, 'f32')).toThrow(/WELCOME: a KV block of 16 tokens takes/);
+    expect(promised({ blockBytes: 2 ** 53 - 1 })).toThrow(/a KV block of/);
+    expect(promised({ shardBlocks: [64, 2 ** 32 - 1] })).toThrow(/a shard of 4294967295 blocks/);
+    expect(promised({ shardBlocks: [] })).not.toThrow();
   });
 
   it('HELLO of the deepest model that the caps allow', () => {

@@ -414,6 +414,20 @@ describe('a handshake is refused with the reason', () => {
     expect(node.stats().session).toBe(null);
   });
 
+  it.each([
+    ['a block of 2^53 bytes', { blockBytes: 2 ** 53 - 1 }],
+    ['2^32 blocks', { shards: new Array(4).fill({ blocks: 2 ** 32 - 1 }) }],
+  ])('promises what no node has: %s', async (_name, change) => {
+    const { node } = makeNode({
+      createBackend: async (shape, { kvDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype);
+        return Object.assign(backend, { capacity: { ...backend.capacity, ...change } });
+      },
+    });
+    await expect(memorySource(node).connect(geometry, hello)).rejects.toMatchObject({ code: 'BAD_PROMISE' });
+    await expect.poll(() => node.stats().connections).toBe(0);
+  });
+
   it('busy with another engine, until that one leaves', async () => {
     const { node } = makeNode();
     const first = await connect(node);

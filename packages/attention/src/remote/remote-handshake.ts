@@ -5,6 +5,7 @@ import {
   authProof,
   type Connection,
   ConnectionClosedError,
+  checkPromise,
   decodeAuth,
   decodeError,
   decodeReason,
@@ -65,6 +66,7 @@ export async function greet(connection: Connection, name: string, hello: Hello, 
     if (welcome.wireDtype !== hello.wireDtype) {
       throw new ProtocolError('BAD_DTYPE', `${name} answers in ${welcome.wireDtype}; ${hello.wireDtype} was asked for`);
     }
+    checkPromise(welcome, hello);
     return welcome;
   } catch (error) {
     if (!(error instanceof ConnectionClosedError)) throw error;
