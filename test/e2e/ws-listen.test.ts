@@ -1,7 +1,8 @@
 /** Nodes that come to a running job by themselves, as lent tabs do: they join, leave, lie and flood, and the results stay the same. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { AttentionNode, createInlineAttention } from '@glinthawk/attention';
+import { type AttentionBackend, AttentionNode, createInlineAttention } from '@glinthawk/attention';
+import { CapacityError } from '@glinthawk/core';
 import { authFrame, connectWebSocket, encodeFrame, encodeHeader, FrameType, frame, randomNonce } from '@glinthawk/wire';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { WebSocket as WsClient } from 'ws';
@@ -68,6 +69,24 @@ async function lend(url: string, token: string, memoryBytes = 64 * 2 ** 20) {
   const ended = node.accept(await connectWebSocket(url));
   onTestFinished(() => node.close());
   return { node, ended };
+}
+
+/** A node that joins, and whose attention is as `alter` makes it. */
+async function lendAltered(
+  url: string,
+  token: string,
+  alter: (backend: AttentionBackend) => Partial<AttentionBackend>,
+) {
+  const node = new AttentionNode({
+    token,
+    createBackend: async (geometry, options) => {
+      const backend = await createInlineAttention(geometry, { ...options, memoryBytes: 64 * 2 ** 20 });
+      return Object.assign(backend, alter(backend));
+    },
+  });
+  const ended = node.accept(await connectWebSocket(url));
+  onTestFinished(() => node.close());
+  return ended;
 }
 
 async function expectSameResults({ running, output }: ListeningRun): Promise<string> {
@@ -215,6 +234,38 @@ describe('whoever else comes', { timeout: 120_000 }, () => {
     await lend(run.url, run.token);
     const stderr = await expectSameResults(run);
     expect(stderr.match(/could not join/g)?.length).toBeLessThanOrEqual(8);
+  });
+
+  it('has the token and answers nonsense, or never has room: the results are the same', async () => {
+    const run = await listening();
+    const nonsense = lendAltered(run.url, run.token, (backend) => {
+      const attend = backend.attend.bind(backend);
+      return {
+        async attend(...args) {
+          await attend(...args);
+          args[3].fill(NaN);
+        },
+      };
+    });
+    void lendAltered(run.url, run.token, () => ({
+      attend: () => Promise.reject(new CapacityError('STAGING', 'none\nwarning: a line of my own')),
+    }));
+    expect((await nonsense)?.message).toMatch(/not finite numbers/);
+    await lend(run.url, run.token);
+    const stderr = await expectSameResults(run);
+    expect(stderr).toMatch(/is lost \(reason: .*sent values that are not finite numbers/);
+    expect(stderr).not.toMatch(/^warning: a line of my own/m);
+  });
+
+  it('leaves as soon as it is there: it is lost, and did not join', async () => {
+    const run = await listening();
+    for (let i = 0; i < 3; i++) {
+      const { node } = await lend(run.url, run.token);
+      while (node.stats().sessionsServed === 0) await new Promise((resolve) => setImmediate(resolve));
+      await node.close('I changed my mind');
+    }
+    await lend(run.url, run.token);
+    expect(await expectSameResults(run)).not.toMatch(/joined .* 0 nodes/);
   });
 
   it('asks by HTTP gets the page, or is told how to build it', async () => {

@@ -127,6 +127,8 @@ export class RemoteAttention implements LogSumExpBackend {
   #draining: string | undefined;
   #gone: NodeLostError | undefined;
   #closing: Promise<void> | undefined;
+  /** The node is being told what it did. */
+  #telling: Promise<void> | undefined;
 
   /**
    * Greets the node at the other end of `transport`, which is closed when that fails.
@@ -421,7 +423,8 @@ export class RemoteAttention implements LogSumExpBackend {
 
   async #close(): Promise<void> {
     this.#connection.discard(); // once an attend is rejected its output is the caller's again
-    const leaving = this.#gone === undefined ? this.#connection.end(byeFrame('done')) : this.#connection.close();
+    const leaving =
+      this.#gone === undefined ? this.#connection.end(byeFrame('done')) : (this.#telling ?? this.#connection.close());
     this.#forget(this.#closedByUs());
     await leaving;
     this.#forget(this.#closedByUs());
@@ -550,8 +553,9 @@ export class RemoteAttention implements LogSumExpBackend {
     this.#gone = lost;
     this.#forget(lost);
     this.#resolveLost(lost);
-    const ours = cause instanceof ProtocolError; // tell the node what it did, if it is still there
-    await this.#connection.end(ours ? errorFrame(toErrorMessage(cause)) : undefined);
+    const ending = this.#connection.end(cause instanceof ProtocolError ? errorFrame(toErrorMessage(cause)) : undefined);
+    if (cause instanceof ProtocolError) this.#telling = ending; // if it is still there
+    await ending;
     this.#forget(lost);
   }
 
