@@ -1,0 +1,169 @@
+/**
+ * Times a team's attention between measurements of the ceilings, again and again, because on a shared machine both move.
+ * A repetition counts only where the ceilings before and after it agree; from too few of those no share is given. Every
+ * ceiling is the best of several tries: what disturbs a microkernel only ever makes it slower, and a low ceiling flatters.
+ */
+import type { KvDtype } from '@glinthawk/core';
+import type { Team } from './team.ts';
+import { operations, type Work } from './work.ts';
+
+/** What the threads together reach, in 1e9 a second. */
+export interface Ceilings {
+  /** Bytes read in order, from the memory that attention reads. */
+  readonly read: number;
+  /** f32 operations; integer ones by dots of int16, and of int8 where there is relaxed SIMD (0 without). */
+  readonly fma: number;
+  readonly dotI16: number;
+  readonly dotI8: number;
+}
+
+export interface Sample {
+  readonly milliseconds: number; // of one attend
+  readonly before: Ceilings;
+  readonly after: Ceilings;
+}
+
+export interface Result {
+  readonly work: Work;
+  readonly kvDtype: KvDtype;
+  readonly threads: number;
+  readonly layers: number;
+  readonly blockTokens: number;
+  readonly pageBytes: number;
+  readonly kvMegabytes: number;
+  /** Of one attend. */
+  readonly bytes: number;
+  readonly operations: number;
+  readonly samples: readonly Sample[];
+}
+
+const READ_TRY_BYTES = 32 << 20;
+const PEAK_TRY_ROUNDS = 20_000; // about half a millisecond
+const TRIES = 3;
+const PEAK_CHAINS = 12; // CHAINS in kernels/peaks.c
+const OPERATIONS_A_ROUND = { fma: 8 * PEAK_CHAINS, dotI16: 16 * PEAK_CHAINS, dotI8: 32 * PEAK_CHAINS } as const;
+/** V8 compiles anew what is hot; until then a kernel runs at half its speed. */
+const WARM_UP_MS = 150;
+const SAMPLE_MS = 25;
+
+export async function measureCeilings(team: Team): Promise<Ceilings> {
+  const best = async (operation: 'read' | keyof typeof OPERATIONS_A_ROUND, argument: number, amount: number) => {
+    let most = 0;
+    for (let i = 0; i < TRIES; i++) {
+      most = Math.max(most, (team.threads * amount) / (await team.run(operation, argument)) / 1e6);
+    }
+    return most;
+  };
+  const peak = (operation: keyof typeof OPERATIONS_A_ROUND) =>
+    best(operation, PEAK_TRY_ROUNDS, PEAK_TRY_ROUNDS * OPERATIONS_A_ROUND[operation]);
+  const read = await best('read', READ_TRY_BYTES, READ_TRY_BYTES);
+  return { read, fma: await peak('fma'), dotI16: await peak('dotI16'), dotI8: await peak('dotI8') };
+}
+
+/** What KV of one token and KV head takes, padding of pages aside. */
+export function tokenBytes({ layout }: Team, kvDtype: KvDtype): number {
+  const scales = kvDtype.startsWith('int') ? 2 * 4 : 0;
+  return layout.scaleOffset / layout.blockTokens + scales;
+}
+
+export async function measure(
+  team: Team,
+  work: Work,
+  kvDtype: KvDtype,
+  { layers, repetitions }: { readonly layers: number; readonly repetitions: number },
+): Promise<Result> {
+  let once = await team.run('attend', 1);
+  for (const until = performance.now() + WARM_UP_MS; performance.now() < until; ) {
+    await measureCeilings(team);
+    once = Math.min(once, await team.run('attend', 1));
+  }
+  const attends = Math.max(1, Math.ceil(SAMPLE_MS / once));
+  const samples: Sample[] = [];
+  let before = await measureCeilings(team);
+  for (let i = 0; i < repetitions; i++) {
+    const milliseconds = (await team.run('attend', attends)) / attends;
+    const after = await measureCeilings(team);
+    samples.push({ milliseconds, before, after });
+    before = after;
+  }
+  return {
+    work,
+    kvDtype,
+    threads: team.threads,
+    layers,
+    blockTokens: team.layout.blockTokens,
+    pageBytes: team.layout.pageBytes,
+    kvMegabytes: team.kvBytes / 1e6,
+    bytes: work.sequences * work.kvHeads * work.context * tokenBytes(team, kvDtype),
+    operations: operations(work),
+    samples,
+  };
+}
+
+/** The faster of the integer dots: which one pays is the machine's business. */
+export function operationCeiling(kvDtype: KvDtype, { fma, dotI16, dotI8 }: Ceilings): number {
+  return kvDtype.startsWith('int') ? Math.max(dotI16, dotI8) : fma;
+}
+
+export interface Spread {
+  readonly median: number;
+  readonly best: number;
+  readonly low: number; // a quarter is below
+  readonly high: number; // a quarter is above
+}
+
+export function spreadOf(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
+  return { median: at(0.5), best: sorted.at(-1) ?? Number.NaN, low: at(0.25), high: at(0.75) };
+}
+
+/** Ceilings that moved by more than this within a repetition make it void. */
+export const DEFAULT_BOUND = 0.1;
+const LEAST_SAMPLES = 5;
+
+export interface Shares {
+  /** Share of the roofline: of whichever ceiling binds. */
+  readonly roofline: Spread;
+  readonly ofRead: number; // medians
+  readonly ofOperations: number;
+  readonly binds: 'read' | 'operations';
+  readonly kept: number;
+}
+
+/** Null when the ceilings moved too much in too many repetitions. */
+export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, bound: number): Shares | null {
+  const roofline: number[] = [];
+  const ofRead: number[] = [];
+  const ofOperations: number[] = [];
+  for (const { milliseconds, before, after } of samples) {
+    const pairs = [
+      [before.read, after.read],
+      [operationCeiling(kvDtype, before), operationCeiling(kvDtype, after)],
+    ] as const;
+    if (pairs.some(([a, b]) => Math.abs(a - b) > bound * Math.max(a, b))) continue;
+    const [read, operation] = pairs.map(([a, b]) => (a + b) / 2) as [number, number];
+    ofRead.push(bytes / milliseconds / 1e6 / read);
+    ofOperations.push(ops / milliseconds / 1e6 / operation);
+    roofline.push(Math.max(ofRead.at(-1) as number, ofOperations.at(-1) as number));
+  }
+  if (roofline.length < Math.max(LEAST_SAMPLES, samples.length / 3)) return null;
+  const [read, operation] = [spreadOf(ofRead).median, spreadOf(ofOperations).median];
+  return {
+    roofline: spreadOf(roofline),
+    ofRead: read,
+    ofOperations: operation,
+    binds: read >= operation ? 'read' : 'operations',
+    kept: roofline.length,
+  };
+}
+
+/** How far a ceiling moved over all repetitions, as a share of its largest. */
+export function movement(result: Result): number {
+  const range = (values: readonly number[]) => 1 - Math.min(...values) / Math.max(...values);
+  const all = result.samples.flatMap(({ before, after }) => [before, after]);
+  return Math.max(
+    range(all.map(({ read }) => read)),
+    range(all.map((ceilings) => operationCeiling(result.kvDtype, ceilings))),
+  );
+}
