@@ -58,6 +58,7 @@ export interface TeamOptions {
 
 export class Team {
   readonly layout: PageLayout;
+  readonly dtypeCode: number;
   /** Of all threads, all layers. */
   readonly kvBytes: number;
   readonly threads: number;
@@ -100,7 +101,7 @@ export class Team {
     this.#times = new Float64Array(control);
     this.#output = output;
     this.threads = workers.length;
-    this.layout = (infos[0] as ThreadInfo).layout;
+    ({ layout: this.layout, dtypeCode: this.dtypeCode } = infos[0] as ThreadInfo);
     this.kvBytes = infos.reduce((sum, { kvBytes }) => sum + kvBytes, 0);
     for (const worker of workers) {
       worker.on('error', (error) => {

@@ -33,4 +33,6 @@ export type Operation = (typeof operations)[number];
 export interface ThreadInfo {
   readonly layout: PageLayout;
   readonly kvBytes: number;
+  /** The dtype as the kernels' Config has it. */
+  readonly dtypeCode: number;
 }

@@ -155,7 +155,7 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
         what satisfies never;
     }
   };
-  return { info: { layout, kvBytes }, run };
+  return { info: { layout, kvBytes, dtypeCode: heap.u32[config / 4] as number }, run };
 }
 
 const thread: ThreadData = workerData;
