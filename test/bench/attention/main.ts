@@ -28,7 +28,8 @@ function settings(options: Options): string {
     `${cpus().length} × ${cpus()[0]?.model}, ${gib(totalmem())} GiB (${gib(freemem())} free), load ${loadavg()[0]?.toFixed(2)}, ${new Date().toISOString().slice(0, 10)}`,
     `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD; node test/bench/attention/main.ts ${process.argv.slice(2).join(' ')}`,
     `Pages in random order; beyond the caches a thread has ${options.dramBytes >> 20} MiB of KV or more, in layers that follow one another. Medians of ${options.repetitions}.`,
-    `Shares are of ceilings measured before and after each repetition; it is void where they differ by more than ${percent(options.bound)}.`,
+    `Shares are of ceilings measured before and after each repetition; it is void where they differ by more than ${percent(options.bound)}, and a`,
+    `case has no share ('moved') when fewer than 5 or a third are valid. GB/s, GOP/s and tokens/s (of one layer) are of all.`,
   ].join('\n');
 }
 
@@ -52,7 +53,8 @@ const HEADS = [
 function row({ result, nmse }: Checked, bound: number): string[] {
   const { work, bytes, operations, samples } = result;
   const milliseconds = spreadOf(samples.map((sample) => sample.milliseconds)).median;
-  const shares = sharesOf(result, bound);
+  const { kept, figures } = sharesOf(result, bound);
+  const peak = result.kvDtype.startsWith('int') ? 'dot' : 'FMA';
   return [
     result.kvDtype,
     String(result.threads),
@@ -60,16 +62,16 @@ function row({ result, nmse }: Checked, bound: number): string[] {
     figure(bytes / milliseconds / 1e6),
     figure(operations / milliseconds / 1e6),
     figure((1000 * work.sequences * work.chunk) / milliseconds),
-    ...(shares === null
-      ? ['ceilings', 'moved', '', '', '', `0/${samples.length}`]
+    ...(figures === null
+      ? ['–', '–', 'moved', '', '']
       : [
-          percent(shares.ofRead),
-          percent(shares.ofOperations),
-          `${percent(shares.roofline.median)} ${shares.binds === 'read' ? 'read' : result.kvDtype.startsWith('int') ? 'dot' : 'FMA'}`,
-          `${percent(shares.roofline.low).replace(' %', '')}–${percent(shares.roofline.high)}`,
-          percent(shares.roofline.best),
-          `${shares.kept}/${samples.length}`,
+          percent(figures.ofRead),
+          percent(figures.ofOperations),
+          `${percent(figures.roofline.median)} ${figures.binds === 'read' ? 'read' : peak}`,
+          `${percent(figures.roofline.low).replace(' %', '')}–${percent(figures.roofline.high)}`,
+          percent(figures.roofline.best),
         ]),
+    `${kept}/${samples.length}`,
     percent(movement(result)),
     errorText(nmse),
   ];

@@ -123,16 +123,20 @@ export const DEFAULT_BOUND = 0.1;
 const LEAST_SAMPLES = 5;
 
 export interface Shares {
+  readonly kept: number;
+  /** Null when too few repetitions are valid. */
+  readonly figures: ShareFigures | null;
+}
+
+export interface ShareFigures {
   /** Share of the roofline: of whichever ceiling binds. */
   readonly roofline: Spread;
   readonly ofRead: number; // medians
   readonly ofOperations: number;
   readonly binds: 'read' | 'operations';
-  readonly kept: number;
 }
 
-/** Null when the ceilings moved too much in too many repetitions. */
-export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, bound: number): Shares | null {
+export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, bound: number): Shares {
   const roofline: number[] = [];
   const ofRead: number[] = [];
   const ofOperations: number[] = [];
@@ -147,14 +151,17 @@ export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, b
     ofOperations.push(ops / milliseconds / 1e6 / operation);
     roofline.push(Math.max(ofRead.at(-1) as number, ofOperations.at(-1) as number));
   }
-  if (roofline.length < Math.max(LEAST_SAMPLES, samples.length / 3)) return null;
+  const kept = roofline.length;
+  if (kept < Math.max(LEAST_SAMPLES, samples.length / 3)) return { kept, figures: null };
   const [read, operation] = [spreadOf(ofRead).median, spreadOf(ofOperations).median];
   return {
-    roofline: spreadOf(roofline),
-    ofRead: read,
-    ofOperations: operation,
-    binds: read >= operation ? 'read' : 'operations',
-    kept: roofline.length,
+    kept,
+    figures: {
+      roofline: spreadOf(roofline),
+      ofRead: read,
+      ofOperations: operation,
+      binds: read >= operation ? 'read' : 'operations',
+    },
   };
 }
 
