@@ -1,97 +1,109 @@
 /*
- * Values: o = o * alpha + p V for 1 to 4 rows and one panel of 8 dimensions, over the tokens of 1, 2 or 4 pages at once; the
- * pages share the accumulators. Weights are packed [tokens][rows] (int8: [token pairs][rows][2] as int16).
+ * Values: o = o * decay + p V for 1 to 6 rows and a panel of 8 dimensions, over tokens of 1, 2 or 4 pages at once. Weights are packed
+ * [tokens][rows] (int8: [token pairs][rows][2] as int16, or [token quads][rows][4] as bytes). Sums have one order whatever the
+ * tile's shape: a step's tokens of one page of a pair, then of the other, and so on. A tile of four pages has a chain for
+ * each of its two pairs, which one row adds to at the same time and more rows one after the other.
  */
 #pragma once
 #include "layout.h"
 
 typedef struct {
-  const char *values[MAX_PAGES]; /* V of each page */
-  uint32_t tokens;               /* of each page; exact for f32, else a multiple of 8 (the weights beyond the end are 0) */
-  uint32_t weight_page_bytes;    /* packed weights of one page */
-  uint32_t out_stride;           /* floats between output rows */
+  const char *values[4];  /* first token of each page in the panel */
+  const char *weights[4]; /* of it, packed */
+  uint32_t tokens;        /* of each page; a multiple of 4 unless there is one page of f32 (int8: of 16) */
+  uint32_t out_stride;    /* floats between output rows */
+  float *output[2];       /* of each pair; int8: both in [0] */
+  const float *decay, *weight_scale; /* [rows] */
 } ValueRun;
 
-INLINE void value_step(const int dtype, const int rows, const int sets, const int set, Vec acc[][4][2], const char *p,
-                       const char *v) {
-  if (dtype == KV_INT8) {
-    Vec raw = LOAD(v), low = wasm_i16x8_extend_low_i8x16(raw), high = wasm_i16x8_extend_high_i8x16(raw);
-    UNROLL for (int m = 0; m < rows; m++) {
-      Vec x = SPLAT_AT(p + 4 * m), *c = acc[set % sets][m];
-      c[0] = wasm_i32x4_add(c[0], wasm_i32x4_dot_i16x8(low, x));
-      c[1] = wasm_i32x4_add(c[1], wasm_i32x4_dot_i16x8(high, x));
-      PIN(c[0]);
-      PIN(c[1]);
-    }
-    return;
-  }
-  Vec raw0 = LOAD(v), raw1 = LOAD(v + 16);
-  UNROLL for (int half = 0; half < (dtype == KV_F16 ? 2 : 1); half++) {
-    Vec v0 = dtype == KV_F32 ? raw0 : half ? f16_high(raw0) : f16_low(raw0);
-    Vec v1 = dtype == KV_F32 ? raw1 : half ? f16_high(raw1) : f16_low(raw1);
-    UNROLL for (int m = 0; m < rows; m++) {
-      Vec x = SPLAT_AT(p + 4 * (rows * half + m)), *c = acc[(dtype == KV_F16 ? 2 * set + half : set) % sets][m];
-      c[0] = MADD(x, v0, c[0]);
-      c[1] = MADD(x, v1, c[1]);
-      PIN(c[0]);
-      PIN(c[1]);
-    }
-  }
-}
+/* Tokens in the 32-bit items of packed weights, bytes of V for each item, and items of a step. */
+#define ITEM_TOKENS(dtype) ((dtype) == KV_INT8_DOT ? 4 : (dtype) == KV_INT8_PAIRS ? 2 : 1)
+#define ITEM_BYTES(dtype) (IS_HALF(dtype) || (dtype) == KV_INT8_PAIRS ? 16 : 32)
+#define STEP_ITEMS(dtype) ((dtype) == KV_F32 || (dtype) == KV_INT8_DOT ? 4 : 2)
 
-INLINE void value_tile(const int dtype, const int rows, const int pages, const int sets, const int unroll, const char *p,
-                       const ValueRun *run, uint32_t panel, float *o, const float *alpha, const float *weight_scale) {
-  const int tokens_a_step = dtype == KV_F32 ? 1 : 2;
-  const int p_bytes = dtype == KV_F16 ? 8 * rows : 4 * rows, v_bytes = dtype == KV_INT8 ? 16 : 32; /* of a step */
-  const uint32_t p_page = run->weight_page_bytes, stride = run->out_stride;
-  const char *v[MAX_PAGES];
-  UNROLL for (int n = 0; n < pages; n++) v[n] = run->values[n] + panel;
-  Vec acc[4][4][2];
-  UNROLL for (int s = 0; s < sets; s++) UNROLL for (int m = 0; m < rows; m++) acc[s][m][0] = acc[s][m][1] = ZERO;
-  uint32_t steps = run->tokens / tokens_a_step;
-  const char *end = v[0] + steps / unroll * unroll * v_bytes;
-  ROLLED while (v[0] != end) {
-    UNROLL for (int n = 0; n < pages; n++) {
-      UNROLL for (int u = 0; u < unroll; u++)
-        value_step(dtype, rows, sets, n * unroll + u, acc, p + n * p_page + u * p_bytes, v[n] + u * v_bytes);
-      v[n] += unroll * v_bytes;
-    }
-    p += unroll * p_bytes;
-  }
-  if (dtype == KV_F32 && pages == 1) {
-    ROLLED for (steps %= unroll; steps > 0; steps--, p += p_bytes, v[0] += v_bytes)
-      value_step(dtype, rows, sets, 0, acc, p, v[0]);
+INLINE void value_step(const int dtype, const int rows, Vec acc[][2], const char *p, const char *v) {
+  Vec v0 = LOAD(v), v1 = ITEM_BYTES(dtype) == 32 ? LOAD(v + 16) : v0;
+  if (dtype == KV_INT8_PAIRS) {
+    v1 = wasm_i16x8_extend_high_i8x16(v0);
+    v0 = wasm_i16x8_extend_low_i8x16(v0);
+  } else if (IS_HALF(dtype)) {
+    v1 = half_high(dtype, v0);
+    v0 = half_low(dtype, v0);
   }
   UNROLL for (int m = 0; m < rows; m++) {
-    Vec decay = SPLAT_AT(alpha + m);
+    Vec x = SPLAT_AT(p + 4 * m), *c = acc[m];
     UNROLL for (int j = 0; j < 2; j++) {
-      Vec sum = acc[0][m][j];
-      UNROLL for (int s = 1; s < sets; s++)
-        sum = dtype == KV_INT8 ? wasm_i32x4_add(sum, acc[s][m][j]) : ADD(sum, acc[s][m][j]);
-      if (dtype == KV_INT8) sum = MUL(wasm_f32x4_convert_i32x4(sum), SPLAT_AT(weight_scale + m));
-      STORE(o + m * stride + 4 * j, MADD(LOAD(o + m * stride + 4 * j), decay, sum));
+      Vec y = j ? v1 : v0;
+      c[j] = dtype == KV_INT8_DOT     ? DOT(y, x, c[j])
+             : dtype == KV_INT8_PAIRS ? wasm_i32x4_add(c[j], wasm_i32x4_dot_i16x8(y, x))
+                                      : MADD(x, y, c[j]);
+      PIN(c[j]);
     }
   }
 }
 
-typedef void ValueFn(const char *p, const ValueRun *run, uint32_t panel, float *o, const float *alpha,
-                     const float *weight_scale);
-#define VALUE(name, dtype, rows, pages, sets, unroll)                                                              \
-  NOINLINE void name(const char *p, const ValueRun *run, uint32_t panel, float *o, const float *alpha,             \
-                     const float *weight_scale) {                                                                  \
-    value_tile(dtype, rows, pages, sets, unroll, p, run, panel, o, alpha, weight_scale);                           \
+INLINE void value_tile(const int dtype, const int rows, const int pages, const int unroll, const ValueRun *run,
+                       uint32_t dim) {
+  const int chains = pages > 2 ? 2 : 1, items = STEP_ITEMS(dtype), v_item = ITEM_BYTES(dtype);
+  const uint32_t stride = run->out_stride, all = run->tokens / ITEM_TOKENS(dtype);
+  const char *v[4], *p[4];
+  Vec acc[2][MAX_GROUP][2];
+  UNROLL for (int n = 0; n < pages; n++) p[n] = run->weights[n], v[n] = run->values[n];
+  UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
+    const float *from = run->output[i] + m * stride + dim + 4 * j;
+    acc[i][m][j] = IS_INT8(dtype) ? ZERO : i == 0 ? MUL(LOAD(from), SPLAT_AT(run->decay + m)) : LOAD(from);
   }
-#define VALUE_ROWS(name, dtype, pages, unroll1, unroll)                                                       \
-  VALUE(name##_1, dtype, 1, pages, 4, unroll1) VALUE(name##_2, dtype, 2, pages, 2, unroll)                    \
-  VALUE(name##_3, dtype, 3, pages, 1, unroll) VALUE(name##_4, dtype, 4, pages, 1, unroll)
-VALUE_ROWS(value_f32_p1, KV_F32, 1, 4, 4) VALUE_ROWS(value_f32_p2, KV_F32, 2, 4, 4) VALUE_ROWS(value_f32_p4, KV_F32, 4, 4, 4)
-VALUE_ROWS(value_f16_p1, KV_F16, 1, 2, 2) VALUE_ROWS(value_f16_p2, KV_F16, 2, 2, 2) VALUE_ROWS(value_f16_p4, KV_F16, 4, 1, 1)
-VALUE_ROWS(value_int8_p1, KV_INT8, 1, 4, 4) VALUE_ROWS(value_int8_p2, KV_INT8, 2, 4, 4) VALUE_ROWS(value_int8_p4, KV_INT8, 4, 4, 4)
+  const char *end = v[0] + all / (items * unroll) * (items * unroll) * v_item;
+  ROLLED while (v[0] != end) {
+    UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < pages; n++) UNROLL for (int i = 0; i < items; i++) {
+      const int at = u * items + i;
+      value_step(dtype, rows, acc[n / 2], p[n] + 4 * rows * at, v[n] + v_item * at);
+    }
+    UNROLL for (int n = 0; n < pages; n++) v[n] += items * unroll * v_item, p[n] += 4 * rows * items * unroll;
+  }
+  if (pages == 1) {
+    ROLLED for (uint32_t left = all % (items * unroll); left > 0; left--, v[0] += v_item, p[0] += 4 * rows)
+      value_step(dtype, rows, acc[0], p[0], v[0]);
+  }
+  UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
+    const uint32_t at = m * stride + dim + 4 * j;
+    if (IS_INT8(dtype)) {
+      Vec sum = MUL(LOAD(run->output[0] + at), SPLAT_AT(run->decay + m));
+      UNROLL for (int i = 0; i < chains; i++)
+        sum = MADD(wasm_f32x4_convert_i32x4(acc[i][m][j]), SPLAT_AT(run->weight_scale + m), sum);
+      STORE(run->output[0] + at, sum);
+    } else {
+      UNROLL for (int i = 0; i < chains; i++) STORE(run->output[i] + at, acc[i][m][j]);
+    }
+  }
+}
+
+typedef void ValueFn(const ValueRun *run, uint32_t dim);
+#define VALUE(name, dtype, rows, pages, unroll) \
+  NOINLINE void name(const ValueRun *run, uint32_t dim) { value_tile(dtype, rows, pages, unroll, run, dim); }
+#define VALUES(name, dtype, unroll)                                                                          \
+  VALUE(name##_1x1, dtype, 1, 1, unroll) VALUE(name##_1x2, dtype, 1, 2, unroll) VALUE(name##_1x4, dtype, 1, 4, 1)  \
+  VALUE(name##_2x1, dtype, 2, 1, unroll) VALUE(name##_2x2, dtype, 2, 2, unroll) VALUE(name##_2x4, dtype, 2, 4, 1)  \
+  VALUE(name##_3x1, dtype, 3, 1, unroll) VALUE(name##_3x2, dtype, 3, 2, unroll) VALUE(name##_3x4, dtype, 3, 4, 1)  \
+  VALUE(name##_4x1, dtype, 4, 1, unroll) VALUE(name##_4x2, dtype, 4, 2, unroll)                              \
+  VALUE(name##_5x1, dtype, 5, 1, unroll) VALUE(name##_5x2, dtype, 5, 2, unroll)                              \
+  VALUE(name##_6x1, dtype, 6, 1, unroll) VALUE(name##_6x2, dtype, 6, 2, unroll)                              \
+  static ValueFn *const name##_fns[3][MAX_GROUP] = {                                                         \
+      {name##_1x1, name##_2x1, name##_3x1, name##_4x1, name##_5x1, name##_6x1},                              \
+      {name##_1x2, name##_2x2, name##_3x2, name##_4x2, name##_5x2, name##_6x2},                              \
+      {name##_1x4, name##_2x4, name##_3x4}};
+VALUES(value_f32, KV_F32, 1)
+VALUES(value_f16, KV_F16, 2)
+VALUES(value_bf16, KV_BF16, 2)
+VALUES(value_pairs, KV_INT8_PAIRS, 1)
+#if HAS_DOT
+VALUES(value_dot, KV_INT8_DOT, 1)
+#endif
 
 /* [dtype][log2 pages][rows - 1] */
-#define FOUR_ROWS(name) {name##_1, name##_2, name##_3, name##_4}
-static ValueFn *const value_fns[3][3][4] = {
-    {FOUR_ROWS(value_f32_p1), FOUR_ROWS(value_f32_p2), FOUR_ROWS(value_f32_p4)},
-    {FOUR_ROWS(value_f16_p1), FOUR_ROWS(value_f16_p2), FOUR_ROWS(value_f16_p4)},
-    {FOUR_ROWS(value_int8_p1), FOUR_ROWS(value_int8_p2), FOUR_ROWS(value_int8_p4)},
+static ValueFn *const (*const value_fns[KV_DTYPES])[MAX_GROUP] = {value_f32_fns, value_f16_fns, value_bf16_fns,
+                                                                 value_pairs_fns,
+#if HAS_DOT
+                                                                 value_dot_fns
+#endif
 };
