@@ -42,8 +42,8 @@ const shipped = [
   { name: 'attention-plain', flags: [] },
 ];
 const peaks = [
-  { name: 'peaks-relaxed', flags: RELAXED_FLAGS },
-  { name: 'peaks-plain', flags: [] },
+  { name: 'peaks-relaxed', flags: [...RELAXED_FLAGS, ...SHARED_FLAGS] },
+  { name: 'peaks-plain', flags: SHARED_FLAGS },
 ];
 
 function compilerVersion(): string {

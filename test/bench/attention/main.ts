@@ -25,22 +25,26 @@ function settings(options: Options): string {
   const { build } = attentionKernelInfo();
   const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(0);
   return [
-    `${cpus().length} × ${cpus()[0]?.model}, ${gib(totalmem())} GiB (${gib(freemem())} free), load ${loadavg()[0]?.toFixed(2)}, ${new Date().toISOString().slice(0, 10)}`,
-    `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD; node test/bench/attention/main.ts ${process.argv.slice(2).join(' ')}`,
-    `Pages in random order; beyond the caches a thread has ${options.dramBytes >> 20} MiB of KV or more, in layers that follow one another. Medians of ${options.repetitions}.`,
-    `Shares are of ceilings measured before and after each repetition; it is void where they differ by more than ${percent(options.bound)}, and a`,
-    `case has no share ('moved') when fewer than 5 or a third are valid. GB/s, GOP/s and tokens/s (of one layer) are of all.`,
+    `${cpus().length} × ${cpus()[0]?.model}, ${gib(totalmem())} GiB (${gib(freemem())} free), load ${loadavg()[0]?.toFixed(2)}, ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC`,
+    `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD`,
+    `node test/bench/attention/main.ts ${process.argv.slice(2).join(' ')}`,
+    `Pages (KiB) in random order; KV of a thread is in one L2, or ${options.dramBytes >> 20} MiB and more in layers that follow one another.`,
+    `Medians of ${options.repetitions}; tokens/s of one layer. of read: of reading in order; of read2: of reading by two streams a thread or one,`,
+    'whichever is faster; of peak: of multiply-adds, for int8 of dots. The roofline is the lower of read2 and peak, of ceilings',
+    `that are measured before and after each repetition: one where they differ by over ${percent(options.bound)} isn't valid, and of fewer than 5`,
+    "valid ones, or a third, no share is given ('moved': by how much over all repetitions). error: mean square, to f64.",
   ].join('\n');
 }
 
 const HEADS = [
   'KV',
-  'threads',
-  'page KiB',
+  'thr',
+  'page',
   'GB/s',
   'GOP/s',
   'tokens/s',
   'of read',
+  'of read2',
   'of peak',
   'roofline',
   'quartiles',
@@ -63,9 +67,10 @@ function row({ result, nmse }: Checked, bound: number): string[] {
     figure(operations / milliseconds / 1e6),
     figure((1000 * work.sequences * work.chunk) / milliseconds),
     ...(figures === null
-      ? ['–', '–', 'moved', '', '']
+      ? ['–', '–', '–', 'moved', '', '']
       : [
           percent(figures.ofRead),
+          percent(figures.ofFastestRead),
           percent(figures.ofOperations),
           `${percent(figures.roofline.median)} ${figures.binds === 'read' ? 'read' : peak}`,
           `${percent(figures.roofline.low).replace(' %', '')}–${percent(figures.roofline.high)}`,
@@ -77,17 +82,19 @@ function row({ result, nmse }: Checked, bound: number): string[] {
   ];
 }
 
-function ceilingsLine(results: readonly Result[]): string {
+function ceilingsText(results: readonly Result[], markdown: boolean): string {
   const threads = [...new Set(results.map((result) => result.threads))];
-  const parts = threads.map((count) => {
+  const lines = threads.map((count) => {
     const all = results
       .filter((result) => result.threads === count)
       .flatMap(({ samples }) => samples.map(({ after }) => after));
     const median = (of: (ceilings: Ceilings) => number) => figure(spreadOf(all.map(of)).median);
-    const read = median(({ read }) => read);
-    return `${count === 1 ? '1 thread' : `${count} threads`}: read ${read} GB/s, FMA ${median(({ fma }) => fma)} GFLOP/s, dot int8 ${median(({ dotI8 }) => dotI8)}, int16 ${median(({ dotI16 }) => dotI16)} GOP/s`;
+    return (
+      `${count === 1 ? '1 thread' : `${count} threads`}: read ${median(({ read }) => read)} GB/s, by two streams ${median(({ readTwo }) => readTwo)}; ` +
+      `FMA ${median(({ fma }) => fma)} GFLOP/s; dot of int8 ${median(({ dotI8 }) => dotI8)}, of int16 ${median(({ dotI16 }) => dotI16)} GOP/s`
+    );
   });
-  return `ceilings (medians), ${parts.join('; ')}`;
+  return lines.join(markdown ? '\\\n' : '\n');
 }
 
 async function measureWork(work: Work, options: Options): Promise<Checked[]> {
@@ -121,7 +128,10 @@ async function main(): Promise<void> {
       const checked = await measureWork(work, options);
       kernels.push(...checked);
       console.log(
-        `\n${markdown ? '### ' : ''}${workName(work)}\n${markdown ? '\n' : ''}${ceilingsLine(checked.map(({ result }) => result))}${markdown ? '\n' : ''}`,
+        `\n${markdown ? '### ' : ''}${workName(work)}\n${markdown ? '\n' : ''}${ceilingsText(
+          checked.map(({ result }) => result),
+          markdown,
+        )}${markdown ? '\n' : ''}`,
       );
       console.log(formatTable({ heads: HEADS, rows: checked.map((one) => row(one, bound)) }, markdown));
     }

@@ -27,7 +27,7 @@ export const ARRIVED = 2;
 export const OPERATION = 3;
 export const ARGUMENT = 4;
 export const TIMES = 4; // Float64 index
-export const operations = ['attend', 'read', 'fma', 'dotI16', 'dotI8', 'output'] as const;
+export const operations = ['attend', 'read', 'readTwo', 'fma', 'dotI16', 'dotI8', 'output'] as const;
 export type Operation = (typeof operations)[number];
 
 export interface ThreadInfo {

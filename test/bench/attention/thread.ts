@@ -27,6 +27,8 @@ const KEPT_BYTES = 3 * 2 ** 30;
 const FILL_TOKENS = 128;
 
 interface Peaks {
+  /** `bytes` is a multiple of 512. */
+  read_two_streams(address: number, bytes: number): number;
   peak_fma(rounds: number): number;
   peak_dot_i16(rounds: number): number;
   /** Of relaxed SIMD. */
@@ -41,9 +43,7 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const memory = createMemory(heapBytes, true);
   const heap = new WasmHeap(memory, heapBytes);
   const kernel = instantiateKernel(thread.module, memory);
-  const peaks = new WebAssembly.Instance(thread.peaks, {
-    env: { memory: new WebAssembly.Memory({ initial: 16, maximum: 65535 }) },
-  }).exports as unknown as Peaks;
+  const peaks = new WebAssembly.Instance(thread.peaks, { env: { memory } }).exports as unknown as Peaks;
   const config = writeConfig(heap, geometry, kvDtype, layout);
 
   // Blocks of all sequences in random order, so that pages lie anywhere in memory.
@@ -125,12 +125,13 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
         }
         return;
       case 'read':
+      case 'readTwo':
         // n bytes of the very memory that attend reads, going on where the last read ended.
         for (let left = n; left > 0; ) {
-          const length = Math.min(left, kvBytes - readAt) & ~255;
-          if (length > 0) kernel.read_memory(kvStart + readAt, length);
+          const length = Math.min(left, kvBytes - readAt) & ~511;
+          if (length > 0) (what === 'read' ? kernel.read_memory : peaks.read_two_streams)(kvStart + readAt, length);
           readAt = length === 0 || readAt + length >= kvBytes ? 0 : readAt + length;
-          left -= Math.max(length, 256);
+          left -= Math.max(length, 512);
         }
         return;
       case 'fma':
