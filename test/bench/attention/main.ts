@@ -22,11 +22,11 @@ interface Checked {
 }
 
 function settings(options: Options): string {
-  const { build } = attentionKernelInfo();
+  const { build, int8 } = attentionKernelInfo();
   const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(0);
   return [
     `${cpus().length} × ${cpus()[0]?.model}, ${gib(totalmem())} GiB (${gib(freemem())} free), load ${loadavg()[0]?.toFixed(2)}, ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC`,
-    `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD`,
+    `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD, int8 by ${int8}`,
     `node test/bench/attention/main.ts ${process.argv.slice(2).join(' ')}`,
     `Pages (KiB) in random order; KV of a thread is in one L2, or ${options.dramBytes >> 20} MiB and more in layers that follow one another.`,
     `Medians of ${options.repetitions}; tokens/s of one layer. of read: of reading in order; of read2: of reading by two streams a thread or one,`,
@@ -152,6 +152,7 @@ async function main(): Promise<void> {
     console.log(
       `\n${markdown ? '### ' : ''}${results.title}\n${markdown ? '\n' : ''}${formatTable(results.table, markdown)}`,
     );
+    console.log(`\n${results.handOver}`);
   }
   if (options.json !== null) {
     const flat = kernels.map(({ result, nmse }) => ({ ...result, nmse, shares: sharesOf(result, bound) }));

@@ -25,7 +25,9 @@ export interface PeerResult {
 }
 
 const ROUNDS = 7;
+/** V8 compiles anew what is hot. */
 const WARM_UP_RUNS = 2;
+const WARM_UP_MS = 200;
 /** Libraries' threads spin for a while when a run is over. */
 const PAUSE_MS = 10;
 
@@ -133,7 +135,8 @@ async function takeTurns(contenders: readonly Contender[], notes: Set<string>): 
   let reference: Float32Array | null = null;
   for (const one of measured) {
     try {
-      for (let i = 0; i < WARM_UP_RUNS; i++) await one.contender.run();
+      const until = performance.now() + WARM_UP_MS;
+      for (let i = 0; i < WARM_UP_RUNS || performance.now() < until; i++) await one.contender.run();
       const output = await one.contender.output();
       reference ??= output.slice();
       one.nmse = output.length === reference.length ? errorOf(output, reference).nmse : Number.POSITIVE_INFINITY;
