@@ -8,7 +8,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus, freemem, loadavg, totalmem } from 'node:os';
 import { attentionKernelInfo } from '@glinthawk/attention';
 import { errorText, errorToExact } from './check.ts';
-import { type Ceilings, measure, movement, type Result, sharesOf, spreadOf } from './measure.ts';
+import { type Ceilings, isValid, measure, movement, type Result, sharesOf, spreadOf } from './measure.ts';
 import { inCache, type Options, parseOptions, UsageError } from './options.ts';
 import { comparePeers, type PeerResult } from './peers/compare.ts';
 import { measureOverhead, type OverheadResult } from './step-overhead.ts';
@@ -31,8 +31,9 @@ function settings(options: Options): string {
     `Pages (KiB) in random order; KV of a thread is in one L2, or ${options.dramBytes >> 20} MiB and more in layers that follow one another.`,
     `Medians of ${options.repetitions}; tokens/s of one layer. of read: of reading in order; of read2: of reading by two streams a thread or one,`,
     'whichever is faster; of peak: of multiply-adds, for int8 of dots. The roofline is the lower of read2 and peak, of ceilings',
-    `that are measured before and after each repetition: one where they differ by over ${percent(options.bound)} isn't valid, and of fewer than 5`,
-    "valid ones, or a third, no share is given ('moved': by how much over all repetitions). error: mean square, to f64.",
+    `that are measured before and after each repetition. One where they differ by over ${percent(options.bound)}, or where another program had the`,
+    'processor, is not valid; of fewer than 5 valid ones no share is given. moved: the ceilings, over all repetitions.',
+    'GB/s, GOP/s and tokens/s are of the valid ones if there are any. error: mean square, to f64.',
   ].join('\n');
 }
 
@@ -56,7 +57,9 @@ const HEADS = [
 
 function row({ result, nmse }: Checked, bound: number): string[] {
   const { work, bytes, operations, samples } = result;
-  const milliseconds = spreadOf(samples.map((sample) => sample.milliseconds)).median;
+  const valid = samples.filter((sample) => isValid(sample, result.kvDtype, bound));
+  const counted = valid.length > 0 ? valid : samples;
+  const milliseconds = spreadOf(counted.map((sample) => sample.milliseconds)).median;
   const { kept, figures } = sharesOf(result, bound);
   const peak = result.kvDtype.startsWith('int') ? 'dot' : 'FMA';
   return [
@@ -67,7 +70,7 @@ function row({ result, nmse }: Checked, bound: number): string[] {
     figure(operations / milliseconds / 1e6),
     figure((1000 * work.sequences * work.chunk) / milliseconds),
     ...(figures === null
-      ? ['–', '–', '–', 'moved', '', '']
+      ? ['–', '–', '–', 'disturbed', '', '']
       : [
           percent(figures.ofRead),
           percent(figures.ofFastestRead),
@@ -106,7 +109,11 @@ async function measureWork(work: Work, options: Options): Promise<Checked[]> {
       const layers = layersFor(mine, kvDtype, threads, options.dramBytes);
       const team = await Team.start({ work: mine, data, kvDtype, threads, layers });
       try {
-        const result = await measure(team, mine, kvDtype, { layers, repetitions: options.repetitions });
+        const result = await measure(team, mine, kvDtype, {
+          layers,
+          repetitions: options.repetitions,
+          bound: options.bound,
+        });
         checked.push({ result, nmse: errorToExact(mine, data, await team.output()) });
       } finally {
         await team.close();

@@ -18,6 +18,7 @@ function result(reads: readonly (readonly [number, number])[]): Result {
     operations: 12e6,
     samples: reads.map(([before, after]) => ({
       milliseconds: 1,
+      onProcessor: 1,
       before: ceilings(before),
       after: ceilings(after),
     })),
@@ -36,6 +37,8 @@ test('repetitions whose ceilings moved are void, and from too few there is no sh
   const steady = Array(5).fill([30, 29]) as [number, number][];
   expect(sharesOf(result([...steady, [30, 20], [15, 30]]), 0.1)).toMatchObject({ kept: 5 });
   expect(sharesOf(result([...steady.slice(1), [30, 20]]), 0.1)).toEqual({ kept: 4, figures: null });
+  const disturbed = result(steady).samples.map((sample, i) => (i === 0 ? { ...sample, onProcessor: 0.8 } : sample));
+  expect(sharesOf({ ...result(steady), samples: disturbed }, 0.1)).toEqual({ kept: 4, figures: null });
 });
 
 test('flags choose shapes, and wrong ones are named', () => {

@@ -1,6 +1,7 @@
 /**
  * Times a team's attention between measurements of the ceilings, again and again, because on a shared machine both move.
- * A repetition counts only where the ceilings before and after it agree; from too few of those no share is given. Every
+ * A repetition counts only where the ceilings before and after it agree, and where no other program took the processor from
+ * it; from too few of those no share is given. Every
  * ceiling is the best of several tries: what disturbs a microkernel only ever makes it slower, and a low ceiling flatters.
  */
 import type { KvDtype } from '@glinthawk/core';
@@ -20,6 +21,8 @@ export interface Ceilings {
 
 export interface Sample {
   readonly milliseconds: number; // of one attend
+  /** How much of that time its threads had a processor. */
+  readonly onProcessor: number;
   readonly before: Ceilings;
   readonly after: Ceilings;
 }
@@ -45,7 +48,9 @@ const PEAK_CHAINS = 12; // CHAINS in kernels/peaks.c
 const OPERATIONS_A_ROUND = { fma: 8 * PEAK_CHAINS, dotI16: 16 * PEAK_CHAINS, dotI8: 32 * PEAK_CHAINS } as const;
 /** V8 compiles anew what is hot; until then a kernel runs at half its speed. */
 const WARM_UP_MS = 150;
-const SAMPLE_MS = 25;
+const SAMPLE_MS = 8;
+/** As many repetitions are made at most to have the wanted number of valid ones. */
+const MOST_ATTEMPTS = 4;
 
 export async function measureCeilings(team: Team): Promise<Ceilings> {
   const best = async (
@@ -76,7 +81,7 @@ export async function measure(
   team: Team,
   work: Work,
   kvDtype: KvDtype,
-  { layers, repetitions }: { readonly layers: number; readonly repetitions: number },
+  { layers, repetitions, bound }: { readonly layers: number; readonly repetitions: number; readonly bound: number },
 ): Promise<Result> {
   let once = await team.run('attend', 1);
   for (const until = performance.now() + WARM_UP_MS; performance.now() < until; ) {
@@ -86,10 +91,13 @@ export async function measure(
   const attends = Math.max(1, Math.ceil(SAMPLE_MS / once));
   const samples: Sample[] = [];
   let before = await measureCeilings(team);
-  for (let i = 0; i < repetitions; i++) {
+  for (let valid = 0; valid < repetitions && samples.length < MOST_ATTEMPTS * repetitions; ) {
     const milliseconds = (await team.run('attend', attends)) / attends;
+    const { onProcessor } = team;
     const after = await measureCeilings(team);
-    samples.push({ milliseconds, before, after });
+    const sample = { milliseconds, onProcessor, before, after };
+    samples.push(sample);
+    if (isValid(sample, kvDtype, bound)) valid++;
     before = after;
   }
   return {
@@ -126,7 +134,23 @@ export function spreadOf(values: readonly number[]): Spread {
 
 /** Ceilings that moved by more than this within a repetition make it void. */
 export const DEFAULT_BOUND = 0.1;
+/** A thread that had a processor for less of the time shared it with another program. */
+const LEAST_ON_PROCESSOR = 0.97;
 const LEAST_SAMPLES = 5;
+
+/** The ceilings that count, before and after: reading in one stream, the fastest way of reading, operations. */
+function ceilingPairs({ before, after }: Sample, kvDtype: KvDtype): readonly (readonly [number, number])[] {
+  return [
+    [before.read, after.read],
+    [Math.max(before.read, before.readTwo), Math.max(after.read, after.readTwo)],
+    [operationCeiling(kvDtype, before), operationCeiling(kvDtype, after)],
+  ];
+}
+
+export function isValid(sample: Sample, kvDtype: KvDtype, bound: number): boolean {
+  if (sample.onProcessor < LEAST_ON_PROCESSOR) return false;
+  return ceilingPairs(sample, kvDtype).every(([a, b]) => Math.abs(a - b) <= bound * Math.max(a, b));
+}
 
 export interface Shares {
   readonly kept: number;
@@ -149,21 +173,18 @@ export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, b
   const ofRead: number[] = [];
   const ofFastestRead: number[] = [];
   const ofOperations: number[] = [];
-  for (const { milliseconds, before, after } of samples) {
-    const pairs = [
-      [before.read, after.read],
-      [Math.max(before.read, before.readTwo), Math.max(after.read, after.readTwo)],
-      [operationCeiling(kvDtype, before), operationCeiling(kvDtype, after)],
-    ] as const;
-    if (pairs.some(([a, b]) => Math.abs(a - b) > bound * Math.max(a, b))) continue;
-    const [read, fastestRead, operation] = pairs.map(([a, b]) => (a + b) / 2) as [number, number, number];
+  for (const sample of samples) {
+    if (!isValid(sample, kvDtype, bound)) continue;
+    const { milliseconds } = sample;
+    const means = ceilingPairs(sample, kvDtype).map(([a, b]) => (a + b) / 2);
+    const [read, fastestRead, operation] = means as [number, number, number];
     ofRead.push(bytes / milliseconds / 1e6 / read);
     ofFastestRead.push(bytes / milliseconds / 1e6 / fastestRead);
     ofOperations.push(ops / milliseconds / 1e6 / operation);
     roofline.push(Math.max(ofFastestRead.at(-1) as number, ofOperations.at(-1) as number));
   }
   const kept = roofline.length;
-  if (kept < Math.max(LEAST_SAMPLES, samples.length / 3)) return { kept, figures: null };
+  if (kept < LEAST_SAMPLES) return { kept, figures: null };
   const [fastest, operation] = [spreadOf(ofFastestRead).median, spreadOf(ofOperations).median];
   return {
     kept,

@@ -58,7 +58,7 @@ const QUICK: readonly Shape[] = [
   decode(128, 4, 8, 2048, 16),
   decode(128, 8, 8, 2048, 16),
   decode(64, 3, 3, 2048, 32),
-  prefill(128, 4, 8, 2048, 256),
+  prefill(128, 4, 2, 2048, 256),
 ];
 
 /** Head sizes and groups of models that are about: Llama, Qwen2.5, Phi, SmolLM, Gemma. */
@@ -76,10 +76,10 @@ const DEFAULT: readonly Shape[] = [
   decode(128, 4, 8, 2048, 1),
   decode(128, 4, 8, 8192, 4),
   decode(128, 4, 8, 32768, 1),
-  prefill(128, 4, 8, 2048, 256),
-  prefill(128, 1, 8, 2048, 64),
-  prefill(128, 8, 8, 2048, 128),
-  prefill(64, 3, 3, 2048, 256),
+  prefill(128, 4, 2, 2048, 256),
+  prefill(128, 1, 4, 2048, 64),
+  prefill(128, 8, 2, 2048, 128),
+  prefill(64, 3, 2, 2048, 256),
 ];
 
 /** In cache the KV of a thread is one head of one sequence, as long as this allows. */

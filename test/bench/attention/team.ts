@@ -21,6 +21,7 @@ import {
   type ThreadData,
   type ThreadInfo,
   TIMES,
+  TIMES_EACH,
 } from './thread-protocol.ts';
 import { shareWork, type Work, type WorkData } from './work.ts';
 
@@ -67,11 +68,12 @@ export class Team {
   readonly #times: Float64Array;
   readonly #output: Float32Array;
   #failure: unknown = null;
+  #onProcessor = 1;
 
   static async start(options: TeamOptions): Promise<Team> {
     const { work, threads } = options;
     const shares = shareWork(work, threads);
-    const control = new SharedArrayBuffer(8 * (TIMES + 2 * threads));
+    const control = new SharedArrayBuffer(8 * (TIMES + TIMES_EACH * threads));
     const rows = work.sequences * work.chunk;
     const output = new Float32Array(new SharedArrayBuffer(4 * rows * work.kvHeads * work.group * work.headDim));
     const [module, peaks] = [await loadKernel(attentionKernelInfo().build, true), await peaksModule()];
@@ -124,9 +126,16 @@ export class Team {
       const wait = Atomics.waitAsync(this.#control, DONE, done, 1000);
       if (wait.async) await wait.value;
     }
-    const times = this.#times.subarray(TIMES, TIMES + 2 * this.threads);
-    const [begins, ends] = [times.filter((_, i) => i % 2 === 0), times.filter((_, i) => i % 2 === 1)];
+    const of = (what: number) =>
+      Array.from({ length: this.threads }, (_, i) => this.#times[TIMES + TIMES_EACH * i + what] as number);
+    const [begins, ends, cpu] = [of(0), of(1), of(2)];
+    this.#onProcessor = Math.min(...cpu.map((ms, i) => ms / ((ends[i] as number) - (begins[i] as number))));
     return Math.max(...ends) - Math.min(...begins);
+  }
+
+  /** The share of the last command's time in which the thread that had it least had a processor. */
+  get onProcessor(): number {
+    return this.#onProcessor;
   }
 
   /** Of the last attend. [sequences, chunk, kvHeads, group, headDim] */

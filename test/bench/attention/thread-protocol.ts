@@ -20,13 +20,14 @@ export interface ThreadData {
   readonly output: Float32Array; // [sequences, chunk, kvHeads, group, headDim] of all threads
 }
 
-/** Int32 indices in `control`; times follow as Float64 pairs. */
+/** Int32 indices in `control`; then of each thread when it began, when it ended and how long it had a processor, in ms. */
 export const COMMAND = 0; // grows by one with each command
 export const DONE = 1;
 export const ARRIVED = 2;
 export const OPERATION = 3;
 export const ARGUMENT = 4;
 export const TIMES = 4; // Float64 index
+export const TIMES_EACH = 3;
 export const operations = ['attend', 'read', 'readTwo', 'fma', 'dotI16', 'dotI8', 'output'] as const;
 export type Operation = (typeof operations)[number];
 

@@ -20,6 +20,7 @@ import {
   type ThreadData,
   type ThreadInfo,
   TIMES,
+  TIMES_EACH,
 } from './thread-protocol.ts';
 import { geometryOf, type Work } from './work.ts';
 
@@ -169,10 +170,15 @@ for (let command = 0; ; command++) {
   // All begin together: waking takes longer for some than for others.
   Atomics.add(control, ARRIVED, 1);
   while (Atomics.load(control, ARRIVED) < thread.threads * (command + 1));
+  const cpuBefore = process.threadCpuUsage();
   const begun = process.hrtime.bigint();
   run(operations[control[OPERATION] as number] as Operation, control[ARGUMENT] as number);
-  times[TIMES + 2 * thread.index] = Number(begun) / 1e6;
-  times[TIMES + 2 * thread.index + 1] = Number(process.hrtime.bigint()) / 1e6;
+  const ended = process.hrtime.bigint();
+  const { user, system } = process.threadCpuUsage(cpuBefore);
+  const at = TIMES + TIMES_EACH * thread.index;
+  times[at] = Number(begun) / 1e6;
+  times[at + 1] = Number(ended) / 1e6;
+  times[at + 2] = (user + system) / 1000;
   Atomics.add(control, DONE, 1);
   Atomics.notify(control, DONE);
 }
