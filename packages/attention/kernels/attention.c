@@ -16,8 +16,6 @@
 #define TILE_PAGES 4
 #define SCORE_FLOATS (MAX_ROWS * 1024)
 #define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
-/* So few rows walk four pages at once, which takes accumulators that more rows don't leave. */
-#define FEW_ROWS 3
 /* Tokens whose keys stay in L1 while all row groups pass over them. */
 #define KEY_TOKENS 16
 
@@ -25,7 +23,6 @@ static float query[MAX_ROWS * MAX_DIM];                    /* packed by groups o
 static float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD];  /* [rows][tokens of the tile] */
 static float weights[SCORE_FLOATS + 4];                    /* packed by groups, [tokens][rows] */
 static float output[MAX_ROWS * MAX_DIM];                   /* [rows][dim] */
-static float output2[MAX_ROWS * MAX_DIM];                  /* the second chain of a tile, 0 between tiles */
 static float value_scales[4 * MAX_BLOCK_TOKENS];
 static QueryScale query_scale[MAX_ROWS];
 static float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS], ones[MAX_ROWS];
@@ -136,7 +133,7 @@ static void score_tiles(const Config *c, const Tile *tile, uint32_t rows) {
   const uint32_t T = c->block_tokens, last = tile->tokens - (tile->pages - 1) * T;
   for (uint32_t i = 0; i < tile->pages;) {
     const uint32_t left = tile->pages - i, full = left - (last < T);
-    const uint32_t pages = rows <= FEW_ROWS && full == 4 ? 4 : left >= 2 ? 2 : 1;
+    const uint32_t pages = rows == 1 && full == 4 ? 4 : left >= 2 ? 2 : 1;
     if (pages <= full || pages == 1) {
       score_pages(c, tile, rows, i, pages, 0, full == 0 ? last : T);
     } else {
@@ -162,50 +159,45 @@ static void gather_value_scales(const Config *c, const Tile *tile) {
   }
 }
 
-/* Tokens [from, to) of `pages` pages from page i of the tile on; decay applies to the output before it. */
+/*
+ * `pages` pages from page i of the tile on: `tokens` tokens of each, and `rest` of the first two beyond those. decay applies to
+ * the output before.
+ */
 static void add_value_pages(const Config *c, const Tile *tile, uint32_t rows, const float *decay, uint32_t i,
-                            uint32_t pages, uint32_t from, uint32_t to) {
+                            uint32_t pages, int kind, uint32_t tokens, uint32_t rest, uint32_t rest_of_second) {
   const uint32_t T = c->block_tokens, groups = group_count(c, rows), bytes = ELEMENT_BYTES(c->dtype);
-  const uint32_t second = !IS_INT8(c->dtype) && (tile->first + i) / 2 % 2;
-  const uint32_t panel = 8 * T * bytes;
   for (uint32_t d = 0; d < c->dim; d += 8) {
     for (uint32_t g = 0; g < groups; g++) {
       const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
-      ValueRun run = {.tokens = to - from, .out_stride = c->dim, .decay = decay + r, .weight_scale = weight_scale + r,
-                      .output = {(second ? output2 : output) + r * c->dim, output2 + r * c->dim}};
+      ValueRun run = {.tokens = tokens, .rest = {rest, rest_of_second}, .out_stride = c->dim, .output = output + r * c->dim,
+                      .decay = decay + r, .weight_scale = weight_scale + r};
       for (uint32_t n = 0; n < pages; n++) {
-        run.values[n] = tile->page[i + n] + c->value_offset + d / 8 * panel + from * 8 * bytes;
-        run.weights[n] = (const char *)weights + (r * tile->tokens + ((i + n) * T + from) * size) * weight_bytes(c);
+        run.values[n] = tile->page[i + n] + c->value_offset + d * T * bytes;
+        run.weights[n] = (const char *)weights + (r * tile->tokens + (i + n) * T * size) * weight_bytes(c);
       }
-      value_fns[c->dtype][pages / 2][size - 1](&run, d);
+      value_fns[c->dtype][kind][size - 1](&run, d);
     }
   }
 }
 
 static void add_values(const Config *c, const Tile *tile, uint32_t rows) {
+  /* What isn't written may be NaN in f32, which no weight undoes. */
   const uint32_t T = c->block_tokens, last = c->dtype == KV_F32 ? tile->written : tile->tokens - (tile->pages - 1) * T;
   const float *decay = alpha;
   for (uint32_t i = 0; i < tile->pages; decay = ones) {
-    const uint32_t left = tile->pages - i, full = left - (last < T), place = (tile->first + i) % TILE_PAGES;
-    const uint32_t pages = rows <= FEW_ROWS && full == 4 ? 4 : place % 2 == 0 && left >= 2 ? 2 : 1;
-    if (pages <= full || pages == 1) {
-      add_value_pages(c, tile, rows, decay, i, pages, 0, full == 0 ? last : T);
-    } else { /* the second of a pair has less */
-      uint32_t at = c->dtype == KV_F32 ? last & ~3u : last;
-      add_value_pages(c, tile, rows, decay, i, 2, 0, at);
-      if (at < last) { /* what is not written may be NaN, which no weight undoes */
-        add_value_pages(c, tile, rows, ones, i, 1, at, at + 4);
-        add_value_pages(c, tile, rows, ones, i + 1, 1, at, last);
-        at += 4;
-      }
-      if (at < T) add_value_pages(c, tile, rows, ones, i, 1, at, T);
+    const uint32_t left = tile->pages - i, full = left - (last < T);
+    if (c->group > MHA_GROUP && (tile->first + i) % 2 == 0 && left >= 2) {
+      const uint32_t second = full >= 2 ? T : last, common = second & ~3u;
+      add_value_pages(c, tile, rows, decay, i, 2, VALUE_PAIR, common, T - common, second - common);
+      i += 2;
+    } else if (c->group <= MHA_GROUP && full >= (rows == 1 ? 4 : 2) && rows <= 3) {
+      const uint32_t pages = rows == 1 ? 4 : 2;
+      add_value_pages(c, tile, rows, decay, i, pages, VALUE_APART, T, 0, 0);
+      i += pages;
+    } else {
+      add_value_pages(c, tile, rows, decay, i, 1, VALUE_PAGE, full == 0 ? last : T, 0, 0);
+      i++;
     }
-    i += pages;
-  }
-  if (IS_INT8(c->dtype) || tile->first % TILE_PAGES + tile->pages <= 2) return;
-  for (uint32_t i = 0; i < rows * c->dim; i += 4) {
-    STORE(output + i, ADD(LOAD(output + i), LOAD(output2 + i)));
-    STORE(output2 + i, ZERO);
   }
 }
 

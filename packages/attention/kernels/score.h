@@ -1,8 +1,8 @@
 /*
  * Scores: 1 to 6 query rows against quads of tokens of two or four streams at once. A stream is a page, or every other quad of
  * one. The query is packed [k][rows], so that there is one load stream beside the KV streams; the loop over the dimension is
- * rolled and reads every stream in order. A score is one chain of multiply-adds over the dimension whatever the tile's
- * shape: it doesn't depend on the rows beside it.
+ * rolled and reads every stream in order. A score is one chain of multiply-adds over the dimension (16-bit KV: two, one for
+ * the low halves of words, one for the high ones) whatever the tile's shape: it doesn't depend on the rows beside it.
  */
 #pragma once
 #include "layout.h"
@@ -27,57 +27,72 @@ typedef struct {
 /* Packed bytes of a query row that 16 bytes of K take. */
 #define QUERY_STEP(dtype) (IS_HALF(dtype) || (dtype) == KV_INT8_PAIRS ? 8 : 4)
 
-/* 16 bytes of each of two streams against `rows` packed query rows. */
-INLINE void score_step(const int dtype, const int rows, Vec acc[][2], const char *q, const char *key0, const char *key1) {
-  UNROLL for (int half = 0; half < QUERY_STEP(dtype) / 4; half++) {
-    /* The second half loads again: kept in registers, the raw words would make six rows spill. */
-    if (half) __asm__ volatile("" ::: "memory");
-    Vec k0 = LOAD(key0), k1 = LOAD(key1);
-    if (dtype == KV_INT8_PAIRS) {
-      k0 = half ? wasm_i16x8_extend_high_i8x16(k0) : wasm_i16x8_extend_low_i8x16(k0);
-      k1 = half ? wasm_i16x8_extend_high_i8x16(k1) : wasm_i16x8_extend_low_i8x16(k1);
-    } else if (IS_HALF(dtype)) {
-      k0 = half ? half_high(dtype, k0) : half_low(dtype, k0);
-      k1 = half ? half_high(dtype, k1) : half_low(dtype, k1);
-    }
-    UNROLL for (int m = 0; m < rows; m++) {
-      Vec x = SPLAT_AT(q + 4 * (rows * half + m)), *c = acc[m];
-      UNROLL for (int j = 0; j < 2; j++) {
-        Vec k = j ? k1 : k0;
-        c[j] = dtype == KV_INT8_DOT     ? DOT(x, k, c[j])
-               : dtype == KV_INT8_PAIRS ? wasm_i32x4_add(c[j], wasm_i32x4_dot_i16x8(k, x))
-                                        : MADD(x, k, c[j]);
-        PIN(c[j]);
-      }
+/* 16 bytes of each of two streams, or only one half of the words, against `rows` packed query rows. */
+INLINE void score_step(const int dtype, const int rows, const int half, Vec acc[][2], const char *q, const char *key0,
+                       const char *key1) {
+  Vec k0 = LOAD(key0), k1 = LOAD(key1);
+  if (dtype == KV_INT8_PAIRS) {
+    k0 = half ? wasm_i16x8_extend_high_i8x16(k0) : wasm_i16x8_extend_low_i8x16(k0);
+    k1 = half ? wasm_i16x8_extend_high_i8x16(k1) : wasm_i16x8_extend_low_i8x16(k1);
+  } else if (IS_HALF(dtype)) {
+    k0 = half ? half_high(dtype, k0) : half_low(dtype, k0);
+    k1 = half ? half_high(dtype, k1) : half_low(dtype, k1);
+  }
+  UNROLL for (int m = 0; m < rows; m++) {
+    Vec x = SPLAT_AT(q + 4 * (rows * half + m)), *c = acc[m];
+    UNROLL for (int j = 0; j < 2; j++) {
+      Vec k = j ? k1 : k0;
+      c[j] = dtype == KV_INT8_DOT     ? DOT(x, k, c[j])
+             : dtype == KV_INT8_PAIRS ? wasm_i32x4_add(c[j], wasm_i32x4_dot_i16x8(k, x))
+                                      : MADD(x, k, c[j]);
+      PIN(c[j]);
     }
   }
 }
 
 INLINE void score_tile(const int dtype, const int rows, const int streams, const int unroll, const char *q,
                        const QueryScale *scale, const ScoreRun *run) {
-  const int q_bytes = QUERY_STEP(dtype) * rows;
+  const int q_bytes = QUERY_STEP(dtype) * rows, halves = QUERY_STEP(dtype) / 4;
+  /* Few rows need both chains at once to hide the latency of the adds; many don't have the registers and pass twice. */
+  const int chains = IS_HALF(dtype) && rows <= 3 ? 2 : 1, passes = IS_HALF(dtype) && rows > 3 ? 2 : 1;
   const uint32_t stride = run->row_stride, quad = run->quad_bytes, skip = run->key_skip, step = run->token_step;
   const char *key[4];
   const float *k_scale[4];
   float *out[4];
   UNROLL for (int n = 0; n < streams; n++) key[n] = run->keys[n], k_scale[n] = run->scales[n], out[n] = run->scores[n];
   ROLLED for (uint32_t left = run->quads; left > 0; left--) {
-    const char *a = q, *end = key[0] + quad;
-    Vec acc[2][MAX_GROUP][2];
-    UNROLL for (int n = 0; n < streams; n++) UNROLL for (int m = 0; m < rows; m++)
-      acc[n / 2][m][n % 2] = dtype == KV_INT8_DOT ? SPLAT_AT(&scale[m].bias) : ZERO;
-    ROLLED do {
-      UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < streams; n += 2)
-        score_step(dtype, rows, acc[n / 2], a + q_bytes * u, key[n] + 16 * u, key[n + 1] + 16 * u);
-      a += q_bytes * unroll;
-      UNROLL for (int n = 0; n < streams; n++) key[n] += 16 * unroll;
-    } while (key[0] != end);
-    UNROLL for (int n = 0; n < streams; n++) {
-      UNROLL for (int m = 0; m < rows; m++) {
-        Vec sum = acc[n / 2][m][n % 2];
-        if (IS_INT8(dtype)) sum = MUL(MUL(wasm_f32x4_convert_i32x4(sum), SPLAT_AT(&scale[m].scale)), LOAD(k_scale[n]));
-        STORE(out[n] + m * stride, sum);
+    UNROLL for (int pass = 0; pass < passes; pass++) {
+      const char *a = q, *end = key[0] + quad / (16 * unroll) * (16 * unroll), *tail = key[0] + quad;
+      Vec acc[2][2][MAX_GROUP][2];
+      UNROLL for (int i = 0; i < chains; i++) UNROLL for (int n = 0; n < streams; n++) UNROLL for (int m = 0; m < rows; m++)
+        acc[i][n / 2][m][n % 2] = dtype == KV_INT8_DOT ? SPLAT_AT(&scale[m].bias) : ZERO;
+      ROLLED while (key[0] != end) {
+        UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int half = 0; half < halves; half++)
+          UNROLL for (int n = 0; n < streams; n += 2)
+            if (passes == 1 || half == pass)
+              score_step(dtype, rows, half, acc[chains == 2 ? half : 0][n / 2], a + q_bytes * u, key[n] + 16 * u,
+                         key[n + 1] + 16 * u);
+        a += q_bytes * unroll;
+        UNROLL for (int n = 0; n < streams; n++) key[n] += 16 * unroll;
       }
+      if (unroll > 2 && dtype == KV_INT8_DOT) {
+        ROLLED for (; key[0] != tail; a += q_bytes) {
+          UNROLL for (int n = 0; n < streams; n += 2) score_step(dtype, rows, 0, acc[0][n / 2], a, key[n], key[n + 1]);
+          UNROLL for (int n = 0; n < streams; n++) key[n] += 16;
+        }
+      }
+      UNROLL for (int n = 0; n < streams; n++) {
+        UNROLL for (int m = 0; m < rows; m++) {
+          Vec sum = acc[0][n / 2][m][n % 2];
+          if (IS_INT8(dtype)) sum = MUL(MUL(wasm_f32x4_convert_i32x4(sum), SPLAT_AT(&scale[m].scale)), LOAD(k_scale[n]));
+          if (chains == 2) sum = ADD(sum, acc[1][n / 2][m][n % 2]);
+          if (pass == 1) sum = ADD(LOAD(out[n] + m * stride), sum);
+          STORE(out[n] + m * stride, sum);
+        }
+        if (pass + 1 < passes) key[n] -= quad;
+      }
+    }
+    UNROLL for (int n = 0; n < streams; n++) {
       key[n] += skip;
       out[n] += step;
       if (IS_INT8(dtype)) k_scale[n] += step;
@@ -90,22 +105,21 @@ typedef void ScoreFn(const char *q, const QueryScale *scale, const ScoreRun *run
   NOINLINE void name(const char *q, const QueryScale *scale, const ScoreRun *run) {   \
     score_tile(dtype, rows, streams, unroll, q, scale, run);                          \
   }
-/* 16-bit with four streams: unrolled twice the splats spill and the rate halves. */
+/* 16-bit with four streams: unrolled twice the splats spill. */
 #define SCORES(name, dtype, unroll4, unroll)                                                  \
   SCORE(name##_1x2, dtype, 1, 2, unroll) SCORE(name##_1x4, dtype, 1, 4, unroll4)              \
-  SCORE(name##_2x2, dtype, 2, 2, unroll) SCORE(name##_2x4, dtype, 2, 4, unroll4)              \
-  SCORE(name##_3x2, dtype, 3, 2, unroll) SCORE(name##_3x4, dtype, 3, 4, unroll4)              \
+  SCORE(name##_2x2, dtype, 2, 2, unroll) SCORE(name##_3x2, dtype, 3, 2, unroll)               \
   SCORE(name##_4x2, dtype, 4, 2, unroll) SCORE(name##_5x2, dtype, 5, 2, unroll)               \
   SCORE(name##_6x2, dtype, 6, 2, unroll)                                                      \
   static ScoreFn *const name##_fns[2][MAX_GROUP] = {                                          \
       {name##_1x2, name##_2x2, name##_3x2, name##_4x2, name##_5x2, name##_6x2},               \
-      {name##_1x4, name##_2x4, name##_3x4}};
+      {name##_1x4}};
 SCORES(score_f32, KV_F32, 4, 4)
 SCORES(score_f16, KV_F16, 1, 2)
 SCORES(score_bf16, KV_BF16, 1, 2)
 SCORES(score_pairs, KV_INT8_PAIRS, 1, 2)
 #if HAS_DOT
-SCORES(score_dot, KV_INT8_DOT, 2, 2)
+SCORES(score_dot, KV_INT8_DOT, 2, 4)
 #endif
 
 /* [dtype][four streams][rows - 1] */

@@ -10,10 +10,10 @@
 #define NO_MAXIMUM (-1e30f)
 
 typedef struct {
-  float *scores; /* [rows][stride]; overwritten */
+  float *scores; /* [rows][stride]; become the weights */
   uint32_t stride;
   uint32_t tokens; /* a multiple of TOKEN_UNIT */
-  char *weights;   /* packed; up to 16 bytes beyond the end are overwritten */
+  char *packed;    /* the weights as value.h wants them; up to 16 bytes beyond the end are overwritten */
   const float *value_scales; /* int8: V scale of each token, 0 where there is none */
   float *maximum, *sum;      /* [rows], running */
   float *alpha;              /* [rows], out */
@@ -50,77 +50,76 @@ INLINE char *pack_rows(const int rows, const Vec *row, char *to) {
   return to + 16 * rows;
 }
 
-/* Weights times V scales as integers of the row's largest, in place of the scores. */
-INLINE void quantise_weights(const int dtype, const int rows, const SoftmaxRun *run, const Vec *peak) {
-  const uint32_t n = run->tokens, stride = run->stride;
-  const float *s = run->scores;
-  char *w = run->weights;
-  /* Pairs: 127 * limit * tokens stays within int32. */
-  const float limit = dtype == KV_INT8_DOT ? 255.0f : n <= 516 ? 32767.0f : (float)(2147483647u / 127 / n);
-  Vec inverse[MAX_GROUP];
-  UNROLL for (int m = 0; m < rows; m++) {
-    float largest = max_lane(peak[m]);
-    inverse[m] = SPLAT(largest > 0x1p-110f ? limit / largest : 0);
-    run->weight_scale[m] = largest / limit;
-  }
-  ROLLED for (uint32_t i = 0; i < n; i += dtype == KV_INT8_DOT ? 16 : 8) {
-    Vec packed[MAX_GROUP];
-    UNROLL for (int m = 0; m < rows; m++) {
-      const float *x = s + m * stride + i;
-      Vec words[2];
-      UNROLL for (int j = 0; j < (dtype == KV_INT8_DOT ? 2 : 1); j++)
-        words[j] = wasm_i16x8_narrow_i32x4(round_to_int(MUL(LOAD(x + 8 * j), inverse[m])),
-                                           round_to_int(MUL(LOAD(x + 8 * j + 4), inverse[m])));
-      packed[m] = dtype == KV_INT8_DOT ? wasm_u8x16_narrow_i16x8(words[0], words[1]) : words[0];
+/* One row. Row by row the constants stay in registers; six rows side by side spill. */
+INLINE void softmax_row(const int dtype, const SoftmaxRun *run, uint32_t m) {
+  const uint32_t n = run->tokens;
+  const int degree = dtype == KV_INT8_DOT ? 3 : 5;
+  float *s = run->scores + m * run->stride;
+  Vec top[2] = {SPLAT(MASKED), SPLAT(MASKED)}, sum[2] = {ZERO, ZERO}, peak[2] = {ZERO, ZERO};
+  ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) top[j] = MAX(top[j], LOAD(s + i + 4 * j));
+  const float before = run->maximum[m], here = max_lane(MAX(top[0], top[1])), now = here > before ? here : before;
+  run->maximum[m] = now;
+  run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(5, SPLAT(before - now)), 0);
+  const Vec subtrahend = SPLAT(now);
+  ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) {
+    Vec e = exp2_nonpositive(degree, SUB(LOAD(s + i + 4 * j), subtrahend));
+    sum[j] = ADD(sum[j], e);
+    if (IS_INT8(dtype)) {
+      e = MUL(e, LOAD(run->value_scales + i + 4 * j));
+      peak[j] = MAX(peak[j], e);
+    } else if (dtype == KV_F16) {
+      e = MUL(e, SPLAT(F16_FACTOR));
     }
-    w = pack_rows(rows, packed, w);
+    STORE(s + i + 4 * j, e);
   }
+  run->sum[m] = run->sum[m] * run->alpha[m] + add_lanes(ADD(sum[0], sum[1]));
+  if (IS_INT8(dtype)) run->weight_scale[m] = max_lane(MAX(peak[0], peak[1]));
 }
 
-INLINE void softmax_tile(const int dtype, const int rows, const SoftmaxRun *run) {
+/*
+ * Packs the weights of a group of rows. int8: as integers relative to the row's largest product with a V scale, not to 1, so that an
+ * attention sink of tiny V costs no precision.
+ */
+INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run) {
   const uint32_t n = run->tokens, stride = run->stride;
-  float *s = run->scores;
-  Vec top[MAX_GROUP], sum[MAX_GROUP], peak[MAX_GROUP];
-  UNROLL for (int m = 0; m < rows; m++) {
-    Vec a = SPLAT(MASKED), b = a;
-    ROLLED for (uint32_t i = 0; i < n; i += 8) {
-      a = MAX(a, LOAD(s + m * stride + i));
-      b = MAX(b, LOAD(s + m * stride + i + 4));
-    }
-    float before = run->maximum[m], here = max_lane(MAX(a, b)), now = here > before ? here : before;
-    run->maximum[m] = now;
-    run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(SPLAT(before - now)), 0);
-    top[m] = SPLAT(now);
-    sum[m] = peak[m] = ZERO;
+  const int vectors = dtype == KV_INT8_DOT ? 4 : dtype == KV_INT8_PAIRS ? 2 : 1;
+  /* Pairs: 127 * limit * tokens stays within int32. */
+  const float limit = dtype == KV_INT8_DOT ? 255.0f : n <= 516 ? 32767.0f : (float)(2147483647u / 127 / n);
+  float inverse[MAX_GROUP];
+  UNROLL for (int m = 0; m < rows && IS_INT8(dtype); m++) {
+    const float most = run->weight_scale[m];
+    inverse[m] = most > 0x1p-110f ? limit / most : 0;
+    run->weight_scale[m] = most / limit;
   }
-  char *w = run->weights;
-  ROLLED for (uint32_t i = 0; i < n; i += 4) {
-    Vec e[MAX_GROUP], scale = IS_INT8(dtype) ? LOAD(run->value_scales + i) : SPLAT(F16_FACTOR);
+  const float *s = run->scores;
+  char *to = run->packed;
+  ROLLED for (uint32_t i = 0; i < n; i += 4 * vectors, s += 4 * vectors) {
+    Vec item[MAX_GROUP];
     UNROLL for (int m = 0; m < rows; m++) {
-      e[m] = exp2_nonpositive(SUB(LOAD(s + m * stride + i), top[m]));
-      sum[m] = ADD(sum[m], e[m]);
-      PIN(sum[m]);
-      if (IS_INT8(dtype)) {
-        /* Relative to the largest with its V scale, not to 1: an attention sink of tiny V costs no precision. */
-        Vec y = MUL(e[m], scale);
-        peak[m] = MAX(peak[m], y);
-        STORE(s + m * stride + i, y);
-      } else if (dtype == KV_F16) {
-        e[m] = MUL(e[m], scale);
+      Vec x[4];
+      UNROLL for (int j = 0; j < vectors; j++) {
+        x[j] = LOAD(s + m * stride + 4 * j);
+        if (IS_INT8(dtype)) x[j] = round_to_int(MUL(x[j], SPLAT_AT(inverse + m)));
       }
+      if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
+      if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));
+      item[m] = x[0];
     }
-    if (!IS_INT8(dtype)) w = pack_rows(rows, e, w);
+    to = pack_rows(rows, item, to);
   }
-  UNROLL for (int m = 0; m < rows; m++) run->sum[m] = run->sum[m] * run->alpha[m] + add_lanes(sum[m]);
-  if (IS_INT8(dtype)) quantise_weights(dtype, rows, run, peak);
 }
 
 typedef void SoftmaxFn(const SoftmaxRun *run);
-#define SOFTMAX(name, dtype, rows) \
-  NOINLINE void name(const SoftmaxRun *run) { softmax_tile(dtype, rows, run); }
-#define SOFTMAXES(name, dtype)                                                                           \
-  SOFTMAX(name##_1, dtype, 1) SOFTMAX(name##_2, dtype, 2) SOFTMAX(name##_3, dtype, 3)                    \
-  SOFTMAX(name##_4, dtype, 4) SOFTMAX(name##_5, dtype, 5) SOFTMAX(name##_6, dtype, 6)                    \
+#define SOFTMAX(name, row, dtype, rows)                             \
+  NOINLINE void name(const SoftmaxRun *run) {                       \
+    ROLLED for (uint32_t m = 0; m < rows; m++) row(run, m);         \
+    pack_weights(dtype, rows, run);                                 \
+  }
+#define SOFTMAXES(name, dtype)                                                                               \
+  NOINLINE void name##_row(const SoftmaxRun *run, uint32_t m) { softmax_row(dtype, run, m); }                \
+  SOFTMAX(name##_1, name##_row, dtype, 1) SOFTMAX(name##_2, name##_row, dtype, 2)                            \
+  SOFTMAX(name##_3, name##_row, dtype, 3) SOFTMAX(name##_4, name##_row, dtype, 4)                            \
+  SOFTMAX(name##_5, name##_row, dtype, 5) SOFTMAX(name##_6, name##_row, dtype, 6)                            \
   static SoftmaxFn *const name##_fns[MAX_GROUP] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
 SOFTMAXES(softmax_f32, KV_F32)
 SOFTMAXES(softmax_f16, KV_F16)

@@ -1,18 +1,22 @@
 /*
- * Values: o = o * decay + p V for 1 to 6 rows and a panel of 8 dimensions, over tokens of 1, 2 or 4 pages at once. Weights are packed
- * [tokens][rows] (int8: [token pairs][rows][2] as int16, or [token quads][rows][4] as bytes). Sums have one order whatever the
- * tile's shape: a step's tokens of one page of a pair, then of the other, and so on. A tile of four pages has a chain for
- * each of its two pairs, which one row adds to at the same time and more rows one after the other.
+ * Values: o = o * decay + p V for 1 to 6 rows and a panel of 8 dimensions, over tokens of 1, 2 or 4 pages at once. Weights are
+ * packed [tokens][rows] (int8: [token pairs][rows][2] as int16, or [token quads][rows][4] as bytes). Sums have one order
+ * whatever the tile's shape: for groups of up to MHA_GROUP heads a chain for each page, as one row then takes four pages at
+ * once and needs their chains to hide the latency of the adds; for larger ones a chain for each pair of pages, a step's tokens
+ * of one, then of the other, so that four rows take two pages at once.
  */
 #pragma once
 #include "layout.h"
 
+#define MHA_GROUP 3
+
 typedef struct {
   const char *values[4];  /* first token of each page in the panel */
   const char *weights[4]; /* of it, packed */
-  uint32_t tokens;        /* of each page; a multiple of 4 unless there is one page of f32 (int8: of 16) */
+  uint32_t tokens;        /* of each page; of two pages in one chain a multiple of 4 (int8: of 16) */
+  uint32_t rest[2];       /* two pages in one chain: tokens of each beyond those; of the second less than 4 */
   uint32_t out_stride;    /* floats between output rows */
-  float *output[2];       /* of each pair; int8: both in [0] */
+  float *output;
   const float *decay, *weight_scale; /* [rows] */
 } ValueRun;
 
@@ -42,56 +46,66 @@ INLINE void value_step(const int dtype, const int rows, Vec acc[][2], const char
   }
 }
 
-INLINE void value_tile(const int dtype, const int rows, const int pages, const int unroll, const ValueRun *run,
-                       uint32_t dim) {
-  const int chains = pages > 2 ? 2 : 1, items = STEP_ITEMS(dtype), v_item = ITEM_BYTES(dtype);
+INLINE void value_items(const int dtype, const int rows, Vec acc[][2], const char **p, const char **v, uint32_t items) {
+  ROLLED for (; items > 0; items--, *v += ITEM_BYTES(dtype), *p += 4 * rows) value_step(dtype, rows, acc, *p, *v);
+}
+
+INLINE void value_tile(const int dtype, const int rows, const int pages, const int chains, const int unroll,
+                       const ValueRun *run, uint32_t dim) {
+  const int items = STEP_ITEMS(dtype), v_item = ITEM_BYTES(dtype);
   const uint32_t stride = run->out_stride, all = run->tokens / ITEM_TOKENS(dtype);
   const char *v[4], *p[4];
-  Vec acc[2][MAX_GROUP][2];
+  Vec acc[4][MAX_GROUP][2];
   UNROLL for (int n = 0; n < pages; n++) p[n] = run->weights[n], v[n] = run->values[n];
-  UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
-    const float *from = run->output[i] + m * stride + dim + 4 * j;
-    acc[i][m][j] = IS_INT8(dtype) ? ZERO : i == 0 ? MUL(LOAD(from), SPLAT_AT(run->decay + m)) : LOAD(from);
-  }
+  UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) acc[i][m][0] = acc[i][m][1] = ZERO;
   const char *end = v[0] + all / (items * unroll) * (items * unroll) * v_item;
   ROLLED while (v[0] != end) {
     UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < pages; n++) UNROLL for (int i = 0; i < items; i++) {
       const int at = u * items + i;
-      value_step(dtype, rows, acc[n / 2], p[n] + 4 * rows * at, v[n] + v_item * at);
+      value_step(dtype, rows, acc[n * chains / pages], p[n] + 4 * rows * at, v[n] + v_item * at);
     }
     UNROLL for (int n = 0; n < pages; n++) v[n] += items * unroll * v_item, p[n] += 4 * rows * items * unroll;
   }
-  if (pages == 1) {
-    ROLLED for (uint32_t left = all % (items * unroll); left > 0; left--, v[0] += v_item, p[0] += 4 * rows)
-      value_step(dtype, rows, acc[0], p[0], v[0]);
+  if (pages == 1) value_items(dtype, rows, acc[0], p, v, all % (items * unroll));
+  if (pages == 2 && chains == 1) {
+    uint32_t rest = run->rest[0] / ITEM_TOKENS(dtype);
+    if (dtype == KV_F32 && run->rest[1] > 0) {
+      value_items(dtype, rows, acc[0], p, v, items);
+      value_items(dtype, rows, acc[0], p + 1, v + 1, run->rest[1]);
+      rest -= items;
+    }
+    value_items(dtype, rows, acc[0], p, v, rest);
   }
   UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
-    const uint32_t at = m * stride + dim + 4 * j;
-    if (IS_INT8(dtype)) {
-      Vec sum = MUL(LOAD(run->output[0] + at), SPLAT_AT(run->decay + m));
-      UNROLL for (int i = 0; i < chains; i++)
-        sum = MADD(wasm_f32x4_convert_i32x4(acc[i][m][j]), SPLAT_AT(run->weight_scale + m), sum);
-      STORE(run->output[0] + at, sum);
-    } else {
-      UNROLL for (int i = 0; i < chains; i++) STORE(run->output[i] + at, acc[i][m][j]);
+    float *to = run->output + m * stride + dim + 4 * j;
+    Vec sum = LOAD(to), decay = SPLAT_AT(run->decay + m);
+    UNROLL for (int i = 0; i < chains; i++) {
+      if (!IS_INT8(dtype)) sum = i == 0 ? MADD(sum, decay, acc[i][m][j]) : ADD(sum, acc[i][m][j]);
+      else sum = MADD(wasm_f32x4_convert_i32x4(acc[i][m][j]), SPLAT_AT(run->weight_scale + m), i == 0 ? MUL(sum, decay) : sum);
     }
+    STORE(to, sum);
   }
 }
 
 typedef void ValueFn(const ValueRun *run, uint32_t dim);
-#define VALUE(name, dtype, rows, pages, unroll) \
-  NOINLINE void name(const ValueRun *run, uint32_t dim) { value_tile(dtype, rows, pages, unroll, run, dim); }
-#define VALUES(name, dtype, unroll)                                                                          \
-  VALUE(name##_1x1, dtype, 1, 1, unroll) VALUE(name##_1x2, dtype, 1, 2, unroll) VALUE(name##_1x4, dtype, 1, 4, 1)  \
-  VALUE(name##_2x1, dtype, 2, 1, unroll) VALUE(name##_2x2, dtype, 2, 2, unroll) VALUE(name##_2x4, dtype, 2, 4, 1)  \
-  VALUE(name##_3x1, dtype, 3, 1, unroll) VALUE(name##_3x2, dtype, 3, 2, unroll) VALUE(name##_3x4, dtype, 3, 4, 1)  \
-  VALUE(name##_4x1, dtype, 4, 1, unroll) VALUE(name##_4x2, dtype, 4, 2, unroll)                              \
-  VALUE(name##_5x1, dtype, 5, 1, unroll) VALUE(name##_5x2, dtype, 5, 2, unroll)                              \
-  VALUE(name##_6x1, dtype, 6, 1, unroll) VALUE(name##_6x2, dtype, 6, 2, unroll)                              \
-  static ValueFn *const name##_fns[3][MAX_GROUP] = {                                                         \
-      {name##_1x1, name##_2x1, name##_3x1, name##_4x1, name##_5x1, name##_6x1},                              \
-      {name##_1x2, name##_2x2, name##_3x2, name##_4x2, name##_5x2, name##_6x2},                              \
-      {name##_1x4, name##_2x4, name##_3x4}};
+#define VALUE(name, dtype, rows, pages, chains, unroll) \
+  NOINLINE void name(const ValueRun *run, uint32_t dim) { value_tile(dtype, rows, pages, chains, unroll, run, dim); }
+#define VALUES(name, dtype, unroll)                                                                            \
+  VALUE(name##_1, dtype, 1, 1, 1, unroll) VALUE(name##_2, dtype, 2, 1, 1, unroll)                              \
+  VALUE(name##_3, dtype, 3, 1, 1, unroll) VALUE(name##_4, dtype, 4, 1, 1, unroll)                              \
+  VALUE(name##_5, dtype, 5, 1, 1, unroll) VALUE(name##_6, dtype, 6, 1, 1, unroll)                              \
+  VALUE(name##_2_pair, dtype, 2, 2, 1, unroll) VALUE(name##_3_pair, dtype, 3, 2, 1, unroll)                    \
+  VALUE(name##_4_pair, dtype, 4, 2, 1, unroll) VALUE(name##_5_pair, dtype, 5, 2, 1, unroll)                    \
+  VALUE(name##_6_pair, dtype, 6, 2, 1, unroll)                                                                 \
+  VALUE(name##_1_apart, dtype, 1, 4, 4, 1) VALUE(name##_2_apart, dtype, 2, 2, 2, 1)                            \
+  VALUE(name##_3_apart, dtype, 3, 2, 2, 1)                                                                     \
+  static ValueFn *const name##_fns[3][MAX_GROUP] = {                                                           \
+      {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6},                                            \
+      {0, name##_2_pair, name##_3_pair, name##_4_pair, name##_5_pair, name##_6_pair},                          \
+      {name##_1_apart, name##_2_apart, name##_3_apart}};
+
+/* Of value_fns: one page; two pages in one chain; four pages (one row) or two (two or three), each with a chain. */
+enum { VALUE_PAGE = 0, VALUE_PAIR = 1, VALUE_APART = 2 };
 VALUES(value_f32, KV_F32, 1)
 VALUES(value_f16, KV_F16, 2)
 VALUES(value_bf16, KV_BF16, 2)
@@ -100,7 +114,7 @@ VALUES(value_pairs, KV_INT8_PAIRS, 1)
 VALUES(value_dot, KV_INT8_DOT, 1)
 #endif
 
-/* [dtype][log2 pages][rows - 1] */
+/* [dtype][VALUE_][rows - 1] */
 static ValueFn *const (*const value_fns[KV_DTYPES])[MAX_GROUP] = {value_f32_fns, value_f16_fns, value_bf16_fns,
                                                                  value_pairs_fns,
 #if HAS_DOT
