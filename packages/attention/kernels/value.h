@@ -94,14 +94,15 @@ typedef void ValueFn(const ValueRun *run, uint32_t dim);
   VALUE(name##_1, dtype, 1, 1, 1, unroll) VALUE(name##_2, dtype, 2, 1, 1, unroll)                              \
   VALUE(name##_3, dtype, 3, 1, 1, unroll) VALUE(name##_4, dtype, 4, 1, 1, unroll)                              \
   VALUE(name##_5, dtype, 5, 1, 1, unroll) VALUE(name##_6, dtype, 6, 1, 1, unroll)                              \
-  VALUE(name##_2_pair, dtype, 2, 2, 1, unroll) VALUE(name##_3_pair, dtype, 3, 2, 1, unroll)                    \
+  VALUE(name##_1_pair, dtype, 1, 2, 1, unroll) VALUE(name##_2_pair, dtype, 2, 2, 1, unroll)                    \
+  VALUE(name##_3_pair, dtype, 3, 2, 1, unroll)                                                                 \
   VALUE(name##_4_pair, dtype, 4, 2, 1, unroll) VALUE(name##_5_pair, dtype, 5, 2, 1, unroll)                    \
   VALUE(name##_6_pair, dtype, 6, 2, 1, unroll)                                                                 \
   VALUE(name##_1_apart, dtype, 1, 4, 4, 1) VALUE(name##_2_apart, dtype, 2, 2, 2, 1)                            \
   VALUE(name##_3_apart, dtype, 3, 2, 2, 1)                                                                     \
   static ValueFn *const name##_fns[3][MAX_GROUP] = {                                                           \
       {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6},                                            \
-      {0, name##_2_pair, name##_3_pair, name##_4_pair, name##_5_pair, name##_6_pair},                          \
+      {name##_1_pair, name##_2_pair, name##_3_pair, name##_4_pair, name##_5_pair, name##_6_pair},                          \
       {name##_1_apart, name##_2_apart, name##_3_apart}};
 
 /* Of value_fns: one page; two pages in one chain; four pages (one row) or two (two or three), each with a chain. */
