@@ -90,7 +90,9 @@ function ceilingsText(results: readonly Result[], markdown: boolean): string {
   const lines = threads.map((count) => {
     const all = results
       .filter((result) => result.threads === count)
-      .flatMap(({ samples }) => samples.map(({ after }) => after));
+      .flatMap(({ samples }) => samples.map(({ after }) => after))
+      .filter(({ undisturbed }) => undisturbed);
+    if (all.length === 0) return `${count} threads: no ceiling could be measured undisturbed`;
     const median = (of: (ceilings: Ceilings) => number) => figure(spreadOf(all.map(of)).median);
     return (
       `${count === 1 ? '1 thread' : `${count} threads`}: read ${median(({ read }) => read)} GB/s, by two streams ${median(({ readTwo }) => readTwo)}; ` +

@@ -3,7 +3,14 @@ import { type Ceilings, type Result, sharesOf } from './measure.ts';
 import { parseOptions, UsageError } from './options.ts';
 import { formatTable } from './table.ts';
 
-const ceilings = (read: number): Ceilings => ({ read, readTwo: read / 2, fma: 60, dotI16: 100, dotI8: 240 });
+const ceilings = (read: number): Ceilings => ({
+  read,
+  readTwo: read / 2,
+  fma: 60,
+  dotI16: 100,
+  dotI8: 240,
+  undisturbed: true,
+});
 
 function result(reads: readonly (readonly [number, number])[]): Result {
   return {

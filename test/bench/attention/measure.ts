@@ -17,10 +17,12 @@ export interface Ceilings {
   readonly fma: number;
   readonly dotI16: number;
   readonly dotI8: number;
+  /** False where no try had the processors to itself. */
+  readonly undisturbed: boolean;
 }
 
 export interface Sample {
-  readonly milliseconds: number; // of one attend
+  readonly milliseconds: number; // of one layer, from what a part of its rows took
   /** How much of that time its threads had a processor. */
   readonly onProcessor: number;
   readonly before: Ceilings;
@@ -41,14 +43,18 @@ export interface Result {
   readonly samples: readonly Sample[];
 }
 
+/** A thread that had a processor for less of the time shared it with another program. */
+const LEAST_ON_PROCESSOR = 0.97;
+
 const READ_TRY_BYTES = 32 << 20;
 const PEAK_TRY_ROUNDS = 20_000; // about half a millisecond
 const TRIES = 3;
+const MOST_TRIES = 8;
 const PEAK_CHAINS = 12; // CHAINS in kernels/peaks.c
 const OPERATIONS_A_ROUND = { fma: 8 * PEAK_CHAINS, dotI16: 16 * PEAK_CHAINS, dotI8: 32 * PEAK_CHAINS } as const;
 /** V8 compiles anew what is hot; until then a kernel runs at half its speed. */
 const WARM_UP_MS = 150;
-const SAMPLE_MS = 8;
+const SAMPLE_MS = 2;
 /** As many repetitions are made at most to have the wanted number of valid ones. */
 const MOST_ATTEMPTS = 4;
 
@@ -58,17 +64,22 @@ export async function measureCeilings(team: Team): Promise<Ceilings> {
     argument: number,
     amount: number,
   ) => {
-    let most = 0;
-    for (let i = 0; i < TRIES; i++) {
-      most = Math.max(most, (team.threads * amount) / (await team.run(operation, argument)) / 1e6);
+    let [most, clean] = [0, 0];
+    for (let i = 0; i < MOST_TRIES && clean < TRIES; i++) {
+      const rate = (team.threads * amount) / (await team.run(operation, argument)) / 1e6;
+      if (team.onProcessor < LEAST_ON_PROCESSOR) continue;
+      most = Math.max(most, rate);
+      clean++;
     }
+    if (clean === 0) undisturbed = false;
     return most;
   };
   const peak = (operation: keyof typeof OPERATIONS_A_ROUND) =>
     best(operation, PEAK_TRY_ROUNDS, PEAK_TRY_ROUNDS * OPERATIONS_A_ROUND[operation]);
   const read = (operation: 'read' | 'readTwo') => best(operation, READ_TRY_BYTES, READ_TRY_BYTES);
   const [one, two] = [await read('read'), await read('readTwo')];
-  return { read: one, readTwo: two, fma: await peak('fma'), dotI16: await peak('dotI16'), dotI8: await peak('dotI8') };
+  const [fma, dotI16, dotI8] = [await peak('fma'), await peak('dotI16'), await peak('dotI8')];
+  return { read: one, readTwo: two, fma, dotI16, dotI8, undisturbed };
 }
 
 /** What KV of one token and KV head takes, padding of pages aside. */
@@ -88,11 +99,11 @@ export async function measure(
     await measureCeilings(team);
     once = Math.min(once, await team.run('attend', 1));
   }
-  const attends = Math.max(1, Math.ceil(SAMPLE_MS / once));
+  const pieces = Math.max(1, Math.round(SAMPLE_MS / once));
   const samples: Sample[] = [];
   let before = await measureCeilings(team);
   for (let valid = 0; valid < repetitions && samples.length < MOST_ATTEMPTS * repetitions; ) {
-    const milliseconds = (await team.run('attend', attends)) / attends;
+    const milliseconds = ((await team.run('attend', pieces)) / pieces) * team.pieces;
     const { onProcessor } = team;
     const after = await measureCeilings(team);
     const sample = { milliseconds, onProcessor, before, after };
@@ -134,8 +145,6 @@ export function spreadOf(values: readonly number[]): Spread {
 
 /** Ceilings that moved by more than this within a repetition make it void. */
 export const DEFAULT_BOUND = 0.1;
-/** A thread that had a processor for less of the time shared it with another program. */
-const LEAST_ON_PROCESSOR = 0.97;
 const LEAST_SAMPLES = 5;
 
 /** The ceilings that count, before and after: reading in one stream, the fastest way of reading, operations. */
@@ -149,6 +158,7 @@ function ceilingPairs({ before, after }: Sample, kvDtype: KvDtype): readonly (re
 
 export function isValid(sample: Sample, kvDtype: KvDtype, bound: number): boolean {
   if (sample.onProcessor < LEAST_ON_PROCESSOR) return false;
+  if (!sample.before.undisturbed || !sample.after.undisturbed) return false;
   return ceilingPairs(sample, kvDtype).every(([a, b]) => Math.abs(a - b) <= bound * Math.max(a, b));
 }
 

@@ -23,7 +23,7 @@ import {
   TIMES,
   TIMES_EACH,
 } from './thread-protocol.ts';
-import { shareWork, type Work, type WorkData } from './work.ts';
+import { pieceSequences, shareWork, type Work, type WorkData } from './work.ts';
 
 const attentionPackage = join(import.meta.dirname, '../../../packages/attention');
 let compiledPeaks: WebAssembly.Module | null = null;
@@ -63,6 +63,8 @@ export class Team {
   /** Of all threads, all layers. */
   readonly kvBytes: number;
   readonly threads: number;
+  /** `run('attend', pieces)` does the work of one layer. */
+  readonly pieces: number;
   readonly #workers: readonly Worker[];
   readonly #control: Int32Array;
   readonly #times: Float64Array;
@@ -73,12 +75,14 @@ export class Team {
   static async start(options: TeamOptions): Promise<Team> {
     const { work, threads } = options;
     const shares = shareWork(work, threads);
+    const piece = pieceSequences(work, shares);
     const control = new SharedArrayBuffer(8 * (TIMES + TIMES_EACH * threads));
     const rows = work.sequences * work.chunk;
     const output = new Float32Array(new SharedArrayBuffer(4 * rows * work.kvHeads * work.group * work.headDim));
     const [module, peaks] = [await loadKernel(attentionKernelInfo().build, true), await peaksModule()];
     const started = shares.map(async (share, index) => {
-      const data: ThreadData = { ...options, module, peaks, share, control, index, threads: shares.length, output };
+      const common = { ...options, module, peaks, control, output, threads: shares.length, pieceSequences: piece };
+      const data: ThreadData = { ...common, share, index };
       const worker = new Worker(new URL('./thread.ts', import.meta.url), { workerData: data, execArgv: [] });
       const [info] = (await once(worker, 'message')) as [ThreadInfo];
       return { worker, info };
@@ -89,6 +93,7 @@ export class Team {
       all.map(({ info }) => info),
       control,
       output,
+      Math.max(...shares.map(({ sequences }) => sequences)) / piece,
     );
   }
 
@@ -97,7 +102,9 @@ export class Team {
     infos: readonly ThreadInfo[],
     control: SharedArrayBuffer,
     output: Float32Array,
+    pieces: number,
   ) {
+    this.pieces = pieces;
     this.#workers = workers;
     this.#control = new Int32Array(control);
     this.#times = new Float64Array(control);
@@ -128,8 +135,8 @@ export class Team {
     }
     const of = (what: number) =>
       Array.from({ length: this.threads }, (_, i) => this.#times[TIMES + TIMES_EACH * i + what] as number);
-    const [begins, ends, cpu] = [of(0), of(1), of(2)];
-    this.#onProcessor = Math.min(...cpu.map((ms, i) => ms / ((ends[i] as number) - (begins[i] as number))));
+    const [begins, ends, waited] = [of(0), of(1), of(2)];
+    this.#onProcessor = Math.min(...waited.map((ms, i) => 1 - ms / ((ends[i] as number) - (begins[i] as number))));
     return Math.max(...ends) - Math.min(...begins);
   }
 
@@ -138,8 +145,9 @@ export class Team {
     return this.#onProcessor;
   }
 
-  /** Of the last attend. [sequences, chunk, kvHeads, group, headDim] */
+  /** Attends once more in one layer. [sequences, chunk, kvHeads, group, headDim] */
   async output(): Promise<Float32Array> {
+    await this.run('attend', this.pieces);
     await this.run('output', 0);
     return this.#output;
   }

@@ -14,13 +14,15 @@ export interface ThreadData {
   readonly data: WorkData;
   readonly kvDtype: KvDtype;
   readonly layers: number;
+  /** Sequences of one step: a command attends so many at a time, and the share has a whole number of such pieces. */
+  readonly pieceSequences: number;
   readonly control: SharedArrayBuffer;
   readonly index: number;
   readonly threads: number;
   readonly output: Float32Array; // [sequences, chunk, kvHeads, group, headDim] of all threads
 }
 
-/** Int32 indices in `control`; then of each thread when it began, when it ended and how long it had a processor, in ms. */
+/** Int32 indices in `control`; then of each thread when it began, when it ended and how long it waited for a processor, in ms. */
 export const COMMAND = 0; // grows by one with each command
 export const DONE = 1;
 export const ARRIVED = 2;

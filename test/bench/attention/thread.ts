@@ -2,6 +2,7 @@
  * One thread of a measurement: a memory of its own with its share of the KV, the product's kernels, and the microkernels that
  * find the ceilings, as a worker of the product's pool has them. Waits for commands and says when each began and ended.
  */
+import { existsSync, openSync, readSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { instantiateKernel } from '../../../packages/attention/src/kernel.ts';
@@ -101,28 +102,35 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
     }
   }
 
-  const rows = share.sequences * chunk;
-  const staging = stagingLayout(geometry, share.sequences, rows);
-  const step = heap.stage(staging.bytes);
   const position = context - chunk;
-  writeStep(
-    heap,
-    step,
-    tables.map((blockTable) => ({ blockTable, position, count: chunk })),
-  );
-  const qkv = step + staging.qkv;
-  for (let row = 0; row < rows; row++) {
-    writeRow(qkv / 4 + row * rowFloats, position + (row % chunk), share.firstSequence * chunk + row);
-  }
+  const { pieceSequences } = thread;
+  const rows = pieceSequences * chunk;
+  const staging = stagingLayout(geometry, pieceSequences, rows);
+  const steps = Array.from({ length: share.sequences / pieceSequences }, (_, piece) => {
+    const step = heap.stage(staging.bytes);
+    const first = piece * pieceSequences;
+    writeStep(
+      heap,
+      step,
+      tables.slice(first, first + pieceSequences).map((blockTable) => ({ blockTable, position, count: chunk })),
+    );
+    for (let row = 0; row < rows; row++) {
+      const queryRow = (share.firstSequence + first) * chunk + row;
+      writeRow((step + staging.qkv) / 4 + row * rowFloats, position + (row % chunk), queryRow);
+    }
+    return step;
+  });
 
-  let layer = 0;
+  let piece = 0; // of all layers
   let readAt = 0;
   const run = (what: Operation, n: number): void => {
     switch (what) {
       case 'attend':
         for (let i = 0; i < n; i++) {
-          kernel.attend(config, step, layer, qkv, step + staging.output, 0);
-          layer = (layer + 1) % layers;
+          const step = steps[piece % steps.length] as number;
+          const layer = Math.floor(piece / steps.length);
+          kernel.attend(config, step, layer, step + staging.qkv, step + staging.output, 0);
+          piece = (piece + 1) % (steps.length * layers);
         }
         return;
       case 'read':
@@ -146,8 +154,9 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
         return;
       case 'output': {
         const narrow = outputRowFloats(geometry);
-        for (let row = 0; row < rows; row++) {
-          const from = (step + staging.output) / 4 + row * narrow;
+        for (let row = 0; row < share.sequences * chunk; row++) {
+          const step = steps[Math.floor(row / rows)] as number;
+          const from = (step + staging.output) / 4 + (row % rows) * narrow;
           const to = ((share.firstSequence * chunk + row) * work.kvHeads + share.firstHead) * group * headDim;
           thread.output.set(heap.f32.subarray(from, from + narrow), to);
         }
@@ -160,6 +169,18 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   return { info: { layout, kvBytes, dtypeCode: heap.u32[config / 4] as number }, run };
 }
 
+/**
+ * How long this thread was kept from running by others so far; Linux counts it at every change (Documentation/scheduler/
+ * sched-stats.rst), where CPU times are only counted by the tick. 0 elsewhere.
+ */
+const schedule = existsSync('/proc/thread-self/schedstat') ? openSync('/proc/thread-self/schedstat', 'r') : null;
+const scheduleText = Buffer.alloc(128);
+function waitedMs(): number {
+  if (schedule === null) return 0;
+  const length = readSync(schedule, scheduleText, 0, scheduleText.length, 0);
+  return Number(scheduleText.toString('latin1', 0, length).split(' ')[1]) / 1e6;
+}
+
 const thread: ThreadData = workerData;
 const control = new Int32Array(thread.control);
 const times = new Float64Array(thread.control);
@@ -170,15 +191,14 @@ for (let command = 0; ; command++) {
   // All begin together: waking takes longer for some than for others.
   Atomics.add(control, ARRIVED, 1);
   while (Atomics.load(control, ARRIVED) < thread.threads * (command + 1));
-  const cpuBefore = process.threadCpuUsage();
+  const waitedBefore = waitedMs();
   const begun = process.hrtime.bigint();
   run(operations[control[OPERATION] as number] as Operation, control[ARGUMENT] as number);
   const ended = process.hrtime.bigint();
-  const { user, system } = process.threadCpuUsage(cpuBefore);
   const at = TIMES + TIMES_EACH * thread.index;
   times[at] = Number(begun) / 1e6;
   times[at + 1] = Number(ended) / 1e6;
-  times[at + 2] = (user + system) / 1000;
+  times[at + 2] = waitedMs() - waitedBefore;
   Atomics.add(control, DONE, 1);
   Atomics.notify(control, DONE);
 }

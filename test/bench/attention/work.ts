@@ -99,6 +99,24 @@ export function shareWork({ sequences, kvHeads }: Work, threads: number): readon
   ).filter((share) => share.sequences > 0 && share.kvHeads > 0);
 }
 
+/** What a thread does in two milliseconds or so, in f32. */
+const PIECE_BYTES = 48e6;
+const PIECE_OPERATIONS = 80e6;
+
+/**
+ * How many sequences of its share a thread attends in one step. Few, so that a measurement ends before the scheduler gives the
+ * processor to somebody else; kernels take sequence by sequence anyway.
+ */
+export function pieceSequences(work: Work, shares: readonly Share[]): number {
+  const kvHeads = Math.max(...shares.map((share) => share.kvHeads));
+  const bytes = work.context * kvHeads * work.headDim * 8;
+  const wanted = Math.min(PIECE_BYTES / bytes, PIECE_OPERATIONS / operations({ ...work, sequences: 1, kvHeads }));
+  for (let pieces = Math.max(1, Math.floor(wanted)); pieces > 1; pieces--) {
+    if (shares.every(({ sequences }) => sequences % pieces === 0)) return pieces;
+  }
+  return 1;
+}
+
 /** The definition in double precision, of one query head of one row. */
 export function exactRow(work: Work, { period, q, k, v }: WorkData, sequence: number, token: number, head: number) {
   const { headDim, group, kvHeads, context, chunk } = work;

@@ -25,7 +25,7 @@ export function ourContender(team: Team, kv: string, layers: number, bytes: numb
     kv,
     note: '',
     bytes,
-    run: async () => (await team.run('attend', layers)) / layers,
+    run: async () => (await team.run('attend', layers * team.pieces)) / layers,
     output: () => team.output(),
     close: () => team.close(),
   };
