@@ -60,11 +60,23 @@ INLINE char *page_at(const Config *c, const Entry *e, uint32_t block, uint32_t l
  * clamps). The high half of a bf16 pair is the word as it is: append rounds it together with the low half beneath it.
  */
 #define F16_FACTOR 0x1p112f
-INLINE Vec half_low(const int dtype, Vec pair) {
-  if (dtype == KV_BF16) return wasm_i32x4_shl(pair, 16);
-  return wasm_v128_and(wasm_i32x4_dot_i16x8(pair, BITS(8192)), BITS(0x8fffffff));
+typedef struct {
+  Vec shift, low, high;
+} HalfBits;
+INLINE HalfBits half_bits(const int dtype) {
+  HalfBits bits = {BITS(8192), BITS(0x8fffffff), BITS(0x8fffe000)};
+  if (dtype == KV_F16) {
+    PIN(bits.shift);
+    PIN(bits.low);
+    PIN(bits.high);
+  }
+  return bits;
 }
-INLINE Vec half_high(const int dtype, Vec pair) {
+INLINE Vec half_low(const int dtype, const HalfBits *bits, Vec pair) {
+  if (dtype == KV_BF16) return wasm_i32x4_shl(pair, 16);
+  return wasm_v128_and(wasm_i32x4_dot_i16x8(pair, bits->shift), bits->low);
+}
+INLINE Vec half_high(const int dtype, const HalfBits *bits, Vec pair) {
   if (dtype == KV_BF16) return pair;
-  return wasm_v128_and(wasm_i32x4_shr(pair, 3), BITS(0x8fffe000));
+  return wasm_v128_and(wasm_i32x4_shr(pair, 3), bits->high);
 }

@@ -28,15 +28,15 @@ typedef struct {
 #define QUERY_STEP(dtype) (IS_HALF(dtype) || (dtype) == KV_INT8_PAIRS ? 8 : 4)
 
 /* 16 bytes of each of two streams, or only one half of the words, against `rows` packed query rows. */
-INLINE void score_step(const int dtype, const int rows, const int half, Vec acc[][2], const char *q, const char *key0,
+INLINE void score_step(const int dtype, const int rows, const int half, const HalfBits *bits, Vec acc[][2], const char *q, const char *key0,
                        const char *key1) {
   Vec k0 = LOAD(key0), k1 = LOAD(key1);
   if (dtype == KV_INT8_PAIRS) {
     k0 = half ? wasm_i16x8_extend_high_i8x16(k0) : wasm_i16x8_extend_low_i8x16(k0);
     k1 = half ? wasm_i16x8_extend_high_i8x16(k1) : wasm_i16x8_extend_low_i8x16(k1);
   } else if (IS_HALF(dtype)) {
-    k0 = half ? half_high(dtype, k0) : half_low(dtype, k0);
-    k1 = half ? half_high(dtype, k1) : half_low(dtype, k1);
+    k0 = half ? half_high(dtype, bits, k0) : half_low(dtype, bits, k0);
+    k1 = half ? half_high(dtype, bits, k1) : half_low(dtype, bits, k1);
   }
   UNROLL for (int m = 0; m < rows; m++) {
     Vec x = SPLAT_AT(q + 4 * (rows * half + m)), *c = acc[m];
@@ -56,6 +56,7 @@ INLINE void score_tile(const int dtype, const int rows, const int streams, const
   /* Few rows need both chains at once to hide the latency of the adds; many don't have the registers and pass twice. */
   const int chains = IS_HALF(dtype) && rows <= 3 ? 2 : 1, passes = IS_HALF(dtype) && rows > 3 ? 2 : 1;
   const uint32_t stride = run->row_stride, quad = run->quad_bytes, skip = run->key_skip, step = run->token_step;
+  const HalfBits bits = half_bits(dtype);
   const char *key[4];
   const float *k_scale[4];
   float *out[4];
@@ -70,14 +71,14 @@ INLINE void score_tile(const int dtype, const int rows, const int streams, const
         UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int half = 0; half < halves; half++)
           UNROLL for (int n = 0; n < streams; n += 2)
             if (passes == 1 || half == pass)
-              score_step(dtype, rows, half, acc[chains == 2 ? half : 0][n / 2], a + q_bytes * u, key[n] + 16 * u,
+              score_step(dtype, rows, half, &bits, acc[chains == 2 ? half : 0][n / 2], a + q_bytes * u, key[n] + 16 * u,
                          key[n + 1] + 16 * u);
         a += q_bytes * unroll;
         UNROLL for (int n = 0; n < streams; n++) key[n] += 16 * unroll;
       }
       if (unroll > 2 && dtype == KV_INT8_DOT) {
         ROLLED for (; key[0] != tail; a += q_bytes) {
-          UNROLL for (int n = 0; n < streams; n += 2) score_step(dtype, rows, 0, acc[0][n / 2], a, key[n], key[n + 1]);
+          UNROLL for (int n = 0; n < streams; n += 2) score_step(dtype, rows, 0, &bits, acc[0][n / 2], a, key[n], key[n + 1]);
           UNROLL for (int n = 0; n < streams; n++) key[n] += 16;
         }
       }

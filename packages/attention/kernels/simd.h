@@ -69,22 +69,35 @@ INLINE Vec round_to_int(Vec x) {
 }
 
 /*
- * 2^x for x <= 0, exactly 0 from -127 down (so that a masked score weighs nothing). Degree 5 has a relative error of 2e-7, degree
- * 3 of 1e-4, enough for weights of 8 bits.
+ * Constants of a loop. Left to the compiler they are v128.const inside it, which V8 builds anew in several instructions each
+ * time; pinned they stay in registers.
  */
-INLINE Vec exp2_nonpositive(const int degree, Vec x) {
-  x = MAX(x, SPLAT(-127.0f));
-  Vec shifted = ADD(x, SPLAT(12582912.0f));
-  Vec f = SUB(x, SUB(shifted, SPLAT(12582912.0f))), r;
-  if (degree == 3) {
-    r = MADD(SPLAT(5.5007929e-2f), f, SPLAT(2.4221172e-1f));
-    r = MADD(r, f, SPLAT(6.9328312e-1f));
-  } else {
-    r = MADD(SPLAT(1.3333558e-3f), f, SPLAT(9.6181291e-3f));
-    r = MADD(r, f, SPLAT(5.5504109e-2f));
-    r = MADD(r, f, SPLAT(2.4022651e-1f));
-    r = MADD(r, f, SPLAT(6.9314718e-1f));
+#define CONSTANT(name, value) \
+  Vec name = (value);         \
+  PIN(name)
+
+typedef struct {
+  Vec least, shift, c[6];
+} Exp2;
+
+/* Degree 5 has a relative error of 2e-7, degree 3 of 1e-4, enough for weights of 8 bits. */
+INLINE Exp2 exp2_of_degree(const int degree) {
+  static const float coefficients[2][6] = {{1, 6.9328312e-1f, 2.4221172e-1f, 5.5007929e-2f},
+                                           {1, 6.9314718e-1f, 2.4022651e-1f, 5.5504109e-2f, 9.6181291e-3f, 1.3333558e-3f}};
+  Exp2 e = {.least = SPLAT(-127.0f), .shift = SPLAT(12582912.0f)};
+  PIN(e.least);
+  PIN(e.shift);
+  UNROLL for (int i = 0; i <= degree; i++) {
+    e.c[i] = SPLAT(coefficients[degree == 5][i]);
+    PIN(e.c[i]);
   }
-  r = MADD(r, f, SPLAT(1.0f));
+  return e;
+}
+
+/* 2^x for x <= 0, exactly 0 from -127 down, so that a masked score weighs nothing. */
+INLINE Vec exp2_nonpositive(const int degree, const Exp2 *e, Vec x) {
+  x = MAX(x, e->least);
+  Vec shifted = ADD(x, e->shift), f = SUB(x, SUB(shifted, e->shift)), r = e->c[degree];
+  UNROLL for (int i = degree - 1; i >= 0; i--) r = MADD(r, f, e->c[i]);
   return wasm_i32x4_add(r, wasm_i32x4_shl(shifted, 23));
 }

@@ -54,15 +54,16 @@ INLINE char *pack_rows(const int rows, const Vec *row, char *to) {
 INLINE void softmax_row(const int dtype, const SoftmaxRun *run, uint32_t m) {
   const uint32_t n = run->tokens;
   const int degree = dtype == KV_INT8_DOT ? 3 : 5;
+  const Exp2 exp2 = exp2_of_degree(degree);
   float *s = run->scores + m * run->stride;
   Vec top[2] = {SPLAT(MASKED), SPLAT(MASKED)}, sum[2] = {ZERO, ZERO}, peak[2] = {ZERO, ZERO};
   ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) top[j] = MAX(top[j], LOAD(s + i + 4 * j));
   const float before = run->maximum[m], here = max_lane(MAX(top[0], top[1])), now = here > before ? here : before;
   run->maximum[m] = now;
-  run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(5, SPLAT(before - now)), 0);
+  run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(degree, &exp2, SPLAT(before - now)), 0);
   const Vec subtrahend = SPLAT(now);
   ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) {
-    Vec e = exp2_nonpositive(degree, SUB(LOAD(s + i + 4 * j), subtrahend));
+    Vec e = exp2_nonpositive(degree, &exp2, SUB(LOAD(s + i + 4 * j), subtrahend));
     sum[j] = ADD(sum[j], e);
     if (IS_INT8(dtype)) {
       e = MUL(e, LOAD(run->value_scales + i + 4 * j));
@@ -91,6 +92,8 @@ INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run)
     inverse[m] = most > 0x1p-110f ? limit / most : 0;
     run->weight_scale[m] = most / limit;
   }
+  CONSTANT(shift, SPLAT(12582912.0f));
+  CONSTANT(bits, BITS(0x4b400000));
   const float *s = run->scores;
   char *to = run->packed;
   ROLLED for (uint32_t i = 0; i < n; i += 4 * vectors, s += 4 * vectors) {
@@ -99,7 +102,7 @@ INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run)
       Vec x[4];
       UNROLL for (int j = 0; j < vectors; j++) {
         x[j] = LOAD(s + m * stride + 4 * j);
-        if (IS_INT8(dtype)) x[j] = round_to_int(MUL(x[j], SPLAT_AT(inverse + m)));
+        if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(ADD(MUL(x[j], SPLAT_AT(inverse + m)), shift), bits);
       }
       if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
       if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));

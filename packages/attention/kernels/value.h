@@ -25,14 +25,14 @@ typedef struct {
 #define ITEM_BYTES(dtype) (IS_HALF(dtype) || (dtype) == KV_INT8_PAIRS ? 16 : 32)
 #define STEP_ITEMS(dtype) ((dtype) == KV_F32 || (dtype) == KV_INT8_DOT ? 4 : 2)
 
-INLINE void value_step(const int dtype, const int rows, Vec acc[][2], const char *p, const char *v) {
+INLINE void value_step(const int dtype, const int rows, const HalfBits *bits, Vec acc[][2], const char *p, const char *v) {
   Vec v0 = LOAD(v), v1 = ITEM_BYTES(dtype) == 32 ? LOAD(v + 16) : v0;
   if (dtype == KV_INT8_PAIRS) {
     v1 = wasm_i16x8_extend_high_i8x16(v0);
     v0 = wasm_i16x8_extend_low_i8x16(v0);
   } else if (IS_HALF(dtype)) {
-    v1 = half_high(dtype, v0);
-    v0 = half_low(dtype, v0);
+    v1 = half_high(dtype, bits, v0);
+    v0 = half_low(dtype, bits, v0);
   }
   UNROLL for (int m = 0; m < rows; m++) {
     Vec x = SPLAT_AT(p + 4 * m), *c = acc[m];
@@ -46,14 +46,15 @@ INLINE void value_step(const int dtype, const int rows, Vec acc[][2], const char
   }
 }
 
-INLINE void value_items(const int dtype, const int rows, Vec acc[][2], const char **p, const char **v, uint32_t items) {
-  ROLLED for (; items > 0; items--, *v += ITEM_BYTES(dtype), *p += 4 * rows) value_step(dtype, rows, acc, *p, *v);
+INLINE void value_items(const int dtype, const int rows, const HalfBits *bits, Vec acc[][2], const char **p, const char **v, uint32_t items) {
+  ROLLED for (; items > 0; items--, *v += ITEM_BYTES(dtype), *p += 4 * rows) value_step(dtype, rows, bits, acc, *p, *v);
 }
 
 INLINE void value_tile(const int dtype, const int rows, const int pages, const int chains, const int unroll,
                        const ValueRun *run, uint32_t dim) {
   const int items = STEP_ITEMS(dtype), v_item = ITEM_BYTES(dtype);
   const uint32_t stride = run->out_stride, all = run->tokens / ITEM_TOKENS(dtype);
+  const HalfBits bits = half_bits(dtype);
   const char *v[4], *p[4];
   Vec acc[4][MAX_GROUP][2];
   UNROLL for (int n = 0; n < pages; n++) p[n] = run->weights[n], v[n] = run->values[n];
@@ -62,19 +63,19 @@ INLINE void value_tile(const int dtype, const int rows, const int pages, const i
   ROLLED while (v[0] != end) {
     UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < pages; n++) UNROLL for (int i = 0; i < items; i++) {
       const int at = u * items + i;
-      value_step(dtype, rows, acc[n * chains / pages], p[n] + 4 * rows * at, v[n] + v_item * at);
+      value_step(dtype, rows, &bits, acc[n * chains / pages], p[n] + 4 * rows * at, v[n] + v_item * at);
     }
     UNROLL for (int n = 0; n < pages; n++) v[n] += items * unroll * v_item, p[n] += 4 * rows * items * unroll;
   }
-  if (pages == 1) value_items(dtype, rows, acc[0], p, v, all % (items * unroll));
+  if (pages == 1) value_items(dtype, rows, &bits, acc[0], p, v, all % (items * unroll));
   if (pages == 2 && chains == 1) {
     uint32_t rest = run->rest[0] / ITEM_TOKENS(dtype);
     if (dtype == KV_F32 && run->rest[1] > 0) {
-      value_items(dtype, rows, acc[0], p, v, items);
-      value_items(dtype, rows, acc[0], p + 1, v + 1, run->rest[1]);
+      value_items(dtype, rows, &bits, acc[0], p, v, items);
+      value_items(dtype, rows, &bits, acc[0], p + 1, v + 1, run->rest[1]);
       rest -= items;
     }
-    value_items(dtype, rows, acc[0], p, v, rest);
+    value_items(dtype, rows, &bits, acc[0], p, v, rest);
   }
   UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
     float *to = run->output + m * stride + dim + 4 * j;
