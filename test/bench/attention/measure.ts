@@ -59,6 +59,7 @@ const SAMPLE_MS = 2;
 const MOST_ATTEMPTS = 4;
 
 export async function measureCeilings(team: Team): Promise<Ceilings> {
+  let undisturbed = true;
   const best = async (
     operation: 'read' | 'readTwo' | keyof typeof OPERATIONS_A_ROUND,
     argument: number,
