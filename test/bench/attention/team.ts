@@ -136,8 +136,11 @@ export class Team {
     const of = (what: number) =>
       Array.from({ length: this.threads }, (_, i) => this.#times[TIMES + TIMES_EACH * i + what] as number);
     const [begins, ends, waited] = [of(0), of(1), of(2)];
-    this.#onProcessor = Math.min(...waited.map((ms, i) => 1 - ms / ((ends[i] as number) - (begins[i] as number))));
-    return Math.max(...ends) - Math.min(...begins);
+    const [first, last] = [Math.min(...begins), Math.max(...ends)];
+    // One that began after the others was kept from it.
+    const lost = waited.map((ms, i) => ms + (begins[i] as number) - first);
+    this.#onProcessor = 1 - Math.max(...lost) / (last - first);
+    return last - first;
   }
 
   /** The share of the last command's time in which the thread that had it least had a processor. */
