@@ -69,6 +69,8 @@ INLINE void value_tile(const int dtype, const int rows, const int pages, const i
   }
   if (pages == 1) value_items(dtype, rows, &bits, acc[0], p, v, all % (items * unroll));
   if (pages == 2 && chains == 1) {
+    if (all % (items * unroll) >= (uint32_t)items)
+      for (int n = 0; n < 2; n++) value_items(dtype, rows, &bits, acc[0], p + n, v + n, items);
     uint32_t rest = run->rest[0] / ITEM_TOKENS(dtype);
     if (dtype == KV_F32 && run->rest[1] > 0) {
       value_items(dtype, rows, &bits, acc[0], p, v, items);
@@ -108,7 +110,7 @@ typedef void ValueFn(const ValueRun *run, uint32_t dim);
 
 /* Of value_fns: one page; two pages in one chain; four pages (one row) or two (two or three), each with a chain. */
 enum { VALUE_PAGE = 0, VALUE_PAIR = 1, VALUE_APART = 2 };
-VALUES(value_f32, KV_F32, 1)
+VALUES(value_f32, KV_F32, 2)
 VALUES(value_f16, KV_F16, 2)
 VALUES(value_bf16, KV_BF16, 2)
 VALUES(value_pairs, KV_INT8_PAIRS, 1)
