@@ -56,7 +56,7 @@ const OPERATIONS_A_ROUND = { fma: 8 * PEAK_CHAINS, dotI16: 16 * PEAK_CHAINS, dot
 const WARM_UP_MS = 150;
 const SAMPLE_MS = 2;
 /** As many repetitions are made at most to have the wanted number of valid ones. */
-const MOST_ATTEMPTS = 4;
+const MOST_ATTEMPTS = 3;
 
 export async function measureCeilings(team: Team): Promise<Ceilings> {
   let undisturbed = true;
@@ -209,10 +209,11 @@ export function sharesOf({ kvDtype, bytes, operations: ops, samples }: Result, b
   };
 }
 
-/** How far a ceiling moved over all repetitions, as a share of its largest. */
+/** How far a ceiling moved over all repetitions, as a share of its largest; of what was measured undisturbed. */
 export function movement(result: Result): number {
-  const range = (values: readonly number[]) => 1 - Math.min(...values) / Math.max(...values);
-  const all = result.samples.flatMap(({ before, after }) => [before, after]);
+  const range = (values: readonly number[]) =>
+    values.length === 0 ? 1 : 1 - Math.min(...values) / Math.max(...values);
+  const all = result.samples.flatMap(({ before, after }) => [before, after]).filter((ceilings) => ceilings.undisturbed);
   return Math.max(
     range(all.map(({ read, readTwo }) => Math.max(read, readTwo))),
     range(all.map((ceilings) => operationCeiling(result.kvDtype, ceilings))),
