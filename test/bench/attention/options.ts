@@ -17,6 +17,7 @@ export const USAGE = `node test/bench/attention/main.ts [flags]
   --repetitions N      default 15
   --bound PERCENT      a repetition is void where the ceilings around it differ by more, default ${100 * DEFAULT_BOUND}
   --peers [LIST]       beside others on the same work: tfjs, onnx-web, onnx-node, onnx-node-gqa, native, or all
+  --no-kernels         leave the kernels by themselves out
   --overhead           only what a step costs beyond the kernels
   --no-overhead        leave that out
   --markdown           tables for docs
@@ -149,6 +150,7 @@ export function parseOptions(args: readonly string[]): Options {
         peers: { type: 'string' },
         overhead: { type: 'boolean', default: false },
         'no-overhead': { type: 'boolean', default: false },
+        'no-kernels': { type: 'boolean', default: false },
         markdown: { type: 'boolean', default: false },
         json: { type: 'string' },
         help: { type: 'boolean', default: false },
@@ -188,7 +190,10 @@ export function parseOptions(args: readonly string[]): Options {
     repetitions: wholeNumber('repetitions', values.repetitions ?? (values.quick ? '9' : '15')),
     bound: values.bound === undefined ? DEFAULT_BOUND : wholeNumber('bound', values.bound) / 100,
     peers,
-    sections: { kernels: !values.overhead, overhead: values.overhead || !values['no-overhead'] },
+    sections: {
+      kernels: !values.overhead && !values['no-kernels'],
+      overhead: values.overhead || !values['no-overhead'],
+    },
     markdown: values.markdown,
     json: values.json ?? null,
   };
