@@ -10,6 +10,8 @@ export interface Contender {
   /** Precision of KV. */
   readonly kv: string;
   readonly note: string;
+  /** Has threads of its own, which may not rest between runs. */
+  readonly hasOwnThreads: boolean;
   /** KV of one layer. */
   readonly bytes: number;
   /** All layers once; milliseconds of one layer. */
@@ -24,6 +26,7 @@ export function ourContender(team: Team, kv: string, layers: number, bytes: numb
     name: 'glinthawk',
     kv,
     note: '',
+    hasOwnThreads: false,
     bytes,
     run: async () => (await team.run('attend', layers * team.pieces)) / layers,
     output: () => team.output(),
@@ -130,6 +133,7 @@ export async function libraryContender(
     return {
       name: kind === 'onnx-node-gqa' ? 'onnx-node GQA' : kind,
       kv: 'f32',
+      hasOwnThreads: kind !== 'tfjs',
       note: first?.what === 'started' ? first.note : '',
       bytes: work.sequences * work.kvHeads * work.context * work.headDim * 8,
       async run() {

@@ -123,6 +123,7 @@ export async function nativeContender(
     name: 'native C',
     kv: kvDtype,
     note: build.compiler,
+    hasOwnThreads: false,
     bytes,
     async run() {
       const answers = await ask(`run ${layers}`);
