@@ -3,12 +3,39 @@
  * every build of the kernels. A case is several sequences that grow by the given runs of tokens, interleaved, so that
  * their blocks lie in no order; runs that begin before the end overwrite.
  */
-import { type AttentionBackend, createInlineAttention, type KernelBuild, type StepEntry } from '@glinthawk/attention';
+import {
+  type AttentionBackend,
+  attentionKernelInfo,
+  createInlineAttention,
+  type Int8Kernel,
+  type KernelBuild,
+  type StepEntry,
+} from '@glinthawk/attention';
 import { type AttentionGeometry, type KvDtype, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { roundKv } from '../reference/attention.ts';
 import { errorOf, type Tolerance, tolerances, withinTolerance } from './tolerances.ts';
 
-export const kvDtypes = ['f32', 'f16', 'int8'] as const satisfies readonly KvDtype[];
+export const kvDtypes = ['f32', 'f16', 'bf16', 'int8'] as const satisfies readonly KvDtype[];
+
+/** What each build runs for each dtype: int8 has two kernels in the relaxed build. */
+export const kernelVariants: readonly {
+  readonly name: string;
+  readonly kvDtype: KvDtype;
+  readonly build: KernelBuild;
+  readonly int8: Int8Kernel;
+}[] = (['relaxed', 'plain'] as const).flatMap((build) =>
+  kvDtypes.flatMap((kvDtype) =>
+    (kvDtype === 'int8' && build === 'relaxed' && attentionKernelInfo().int8 === 'dot'
+      ? (['dot', 'pairs'] as const)
+      : (['pairs'] as const)
+    ).map((int8) => ({
+      name: `${kvDtype}${kvDtype === 'int8' ? ` by ${int8}` : ''} KV, ${build} SIMD`,
+      kvDtype,
+      build,
+      int8,
+    })),
+  ),
+);
 
 export interface AttentionCase {
   readonly name: string;
@@ -202,25 +229,31 @@ export async function checkAttentionCase(
   testCase: AttentionCase,
   kvDtype: KvDtype,
   build: KernelBuild,
+  int8: Int8Kernel,
 ): Promise<string[]> {
   const { geometry: shape, blockTokens } = testCase;
-  const backend = await createInlineAttention(shape, { kvDtype, blockTokens, build, memoryBytes: 256 << 20 });
+  const backend = await createInlineAttention(shape, { kvDtype, blockTokens, build, int8, memoryBytes: 256 << 20 });
   const errors = await runAttentionCase(backend, testCase);
   const { usedBlocks, openSlots } = backend.stats();
   await backend.close();
   return [
-    ...beyondTolerance(errors, kvDtype),
+    ...beyondTolerance(errors, kvDtype, int8),
     ...(usedBlocks === 0 ? [] : [`${usedBlocks} blocks still in use`]),
     ...(openSlots === 0 ? [] : [`${openSlots} slots still open`]),
     ...(backend.allocatedBytes() === 0 ? [] : [`${backend.allocatedBytes()} bytes still held`]),
   ];
 }
 
-export function beyondTolerance({ kernel, stored }: CaseErrors, kvDtype: KvDtype): string[] {
+export function beyondTolerance(
+  { kernel, stored }: CaseErrors,
+  kvDtype: KvDtype,
+  int8: Int8Kernel = attentionKernelInfo().int8,
+): string[] {
+  const row = kvDtype === 'int8' && int8 === 'dot' ? 'int8Dot' : kvDtype;
   const failures: string[] = [];
   for (const [what, error, tolerance] of [
-    ['kernel', kernel, tolerances.attention[kvDtype]],
-    ['stored', stored, tolerances.attentionStored[kvDtype]],
+    ['kernel', kernel, tolerances.attention[row]],
+    ['stored', stored, tolerances.attentionStored[row]],
   ] as const) {
     if (!withinTolerance(error, tolerance)) {
       failures.push(`${what}: ${JSON.stringify(error)}, tolerance ${JSON.stringify(tolerance)}`);

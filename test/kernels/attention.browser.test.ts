@@ -1,22 +1,27 @@
 /** Attention kernels in a browser: the shared cases on every build and KV dtype, and on a pool of Web Workers. */
 import { attentionKernelInfo, createLocalAttention } from '@glinthawk/attention';
 import { describe, expect, it } from 'vitest';
-import { attentionCases, beyondTolerance, checkAttentionCase, kvDtypes, runAttentionCase } from './attention-cases.ts';
+import {
+  attentionCases,
+  beyondTolerance,
+  checkAttentionCase,
+  kernelVariants,
+  kvDtypes,
+  runAttentionCase,
+} from './attention-cases.ts';
 
 it('this browser runs relaxed SIMD and shares memory with workers, so that both builds and the pool are tested', () => {
-  expect(attentionKernelInfo()).toEqual({ build: 'relaxed', relaxedSimd: true, sharedMemory: true });
+  expect(attentionKernelInfo()).toMatchObject({ build: 'relaxed', relaxedSimd: true, sharedMemory: true });
 });
 
-for (const build of ['relaxed', 'plain'] as const) {
-  for (const kvDtype of kvDtypes) {
-    describe(`attention, ${kvDtype} KV, ${build} SIMD`, () => {
-      for (const testCase of attentionCases) {
-        it(testCase.name, async () => {
-          expect(await checkAttentionCase(testCase, kvDtype, build)).toEqual([]);
-        });
-      }
-    });
-  }
+for (const { name, kvDtype, build, int8 } of kernelVariants) {
+  describe(`attention, ${name}`, () => {
+    for (const testCase of attentionCases) {
+      it(testCase.name, async () => {
+        expect(await checkAttentionCase(testCase, kvDtype, build, int8)).toEqual([]);
+      });
+    }
+  });
 }
 
 describe.each(kvDtypes)('attention, %s KV, on three Web Workers', (kvDtype) => {

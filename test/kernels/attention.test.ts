@@ -8,6 +8,7 @@ import {
   beyondTolerance,
   checkAttentionCase,
   fillNormal,
+  kernelVariants,
   kvDtypes,
   randomSource,
   runAttentionCase,
@@ -15,19 +16,17 @@ import {
 import { errorOf, tolerances, withinTolerance } from './tolerances.ts';
 
 it('this Node runs relaxed SIMD and shares memory with workers, so that both builds and the pool are tested', () => {
-  expect(attentionKernelInfo()).toEqual({ build: 'relaxed', relaxedSimd: true, sharedMemory: true });
+  expect(attentionKernelInfo()).toMatchObject({ build: 'relaxed', relaxedSimd: true, sharedMemory: true });
 });
 
-for (const build of ['relaxed', 'plain'] as const) {
-  for (const kvDtype of kvDtypes) {
-    describe(`attention, ${kvDtype} KV, ${build} SIMD`, () => {
-      for (const testCase of attentionCases) {
-        it(testCase.name, async () => {
-          expect(await checkAttentionCase(testCase, kvDtype, build)).toEqual([]);
-        });
-      }
-    });
-  }
+for (const { name, kvDtype, build, int8 } of kernelVariants) {
+  describe(`attention, ${name}`, () => {
+    for (const testCase of attentionCases) {
+      it(testCase.name, async () => {
+        expect(await checkAttentionCase(testCase, kvDtype, build, int8)).toEqual([]);
+      });
+    }
+  });
 }
 
 describe.each(kvDtypes)('attention, %s KV, on three workers', (kvDtype) => {

@@ -6,8 +6,10 @@
 import type { AttentionBackend, AttentionSource, AttentionStats, AttentionStep, Slot } from '@glinthawk/attention';
 import {
   type AttentionGeometry,
+  bf16BitsToF32,
   CapacityError,
   f16BitsToF32,
+  f32ToBf16Bits,
   f32ToF16Bits,
   InputError,
   type KvDtype,
@@ -41,6 +43,22 @@ interface HeldSlot {
   readonly values: Float64Array[][];
 }
 
+/**
+ * bf16 lies in pairs (i, i + 4) of every 8 dimensions, and the upper one is read with the lower one's bits as the rest of its
+ * mantissa: the number of that form whose bits are nearest to the value's, and not a subnormal.
+ */
+function nearestAbove(value: number, low: number): number {
+  const bits = new Uint32Array(new Float32Array([value]).buffer)[0] as number;
+  let nearest = Number.POSITIVE_INFINITY;
+  for (const step of [-0x10000, 0, 0x10000]) {
+    const candidate = ((bits & 0x7fff0000) | low) + step;
+    const magnitude = bits & 0x7fffffff;
+    if (candidate >= 0x00800000 && Math.abs(candidate - magnitude) <= Math.abs(nearest - magnitude))
+      nearest = candidate;
+  }
+  return Math.sign(value) * (new Float32Array(new Uint32Array([nearest]).buffer)[0] as number);
+}
+
 /** One token's K or V of all heads as the cache gives it back. int8 has one f32 scale per head. */
 export function roundKv(row: Float32Array, dtype: KvDtype, headDim: number): Float64Array {
   switch (dtype) {
@@ -48,6 +66,17 @@ export function roundKv(row: Float32Array, dtype: KvDtype, headDim: number): Flo
       return Float64Array.from(row);
     case 'f16':
       return Float64Array.from(row, (x) => f16BitsToF32(f32ToF16Bits(x)));
+    case 'bf16': {
+      const rounded = new Float64Array(row.length);
+      for (let at = 0; at < row.length; at += headDim) {
+        for (let i = 0; i < headDim; i++) {
+          const low = i % 8 < 4 ? 0 : f32ToBf16Bits(row[at + i - 4] as number);
+          rounded[at + i] =
+            i % 8 < 4 ? bf16BitsToF32(f32ToBf16Bits(row[at + i] as number)) : nearestAbove(row[at + i] as number, low);
+        }
+      }
+      return rounded;
+    }
     case 'int8': {
       const rounded = new Float64Array(row.length);
       for (let at = 0; at < row.length; at += headDim) {

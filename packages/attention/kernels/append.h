@@ -1,6 +1,6 @@
 /*
- * Writes one token's k and v into a page. f16 rounds to nearest even and clamps to +-65504; int8 has a scale per token, the
- * largest magnitude over 127. NaN is kept by f32 only.
+ * Writes one token's k and v into a page. f16 and bf16 round to nearest even and clamp to their largest finite value; int8 has
+ * a scale per token, the largest magnitude over 127. NaN is kept by f32 only.
  */
 #pragma once
 #include "layout.h"
@@ -16,62 +16,97 @@ INLINE Vec to_f16(Vec x) {
   return wasm_v128_or(sign, wasm_v128_bitselect(subnormal, normal, wasm_i32x4_lt(u, BITS(0x38800000))));
 }
 
+/*
+ * Two vectors as bf16, low and high halves of words. The high half is read with the low one as its lower mantissa bits, so it
+ * is chosen such that the whole word is nearest. It is never a subnormal, which some CPUs multiply a hundred times slower.
+ */
+INLINE Vec to_bf16_pairs(Vec low, Vec high) {
+  const Vec magnitude = BITS(0x7fffffff), most = BITS(0x7f7e0000);
+  Vec a = wasm_u32x4_min(wasm_v128_and(low, magnitude), most);
+  Vec odd = wasm_v128_and(wasm_u32x4_shr(a, 16), BITS(1));
+  a = wasm_u32x4_shr(wasm_i32x4_add(wasm_i32x4_add(a, BITS(0x7fff)), odd), 16);
+  a = wasm_v128_or(a, wasm_v128_and(wasm_u32x4_shr(low, 16), BITS(0x8000)));
+  Vec b = wasm_u32x4_min(wasm_v128_and(high, magnitude), most);
+  b = wasm_i32x4_max(wasm_i32x4_add(wasm_i32x4_sub(b, a), BITS(0x8000)), BITS(0x00800000));
+  return wasm_v128_or(a, wasm_v128_bitselect(high, wasm_v128_and(b, BITS(0x7fff0000)), BITS(0x80000000)));
+}
+
+INLINE Vec to_half_pairs(const int dtype, const float *x) {
+  Vec low = LOAD(x), high = LOAD(x + 4);
+  if (dtype == KV_BF16) return to_bf16_pairs(low, high);
+  return wasm_v128_or(to_f16(low), wasm_i32x4_shl(to_f16(high), 16));
+}
+
+/* The four 32-bit lanes go to every fourth word. */
+INLINE void scatter(Vec x, void *to) {
+  uint32_t *word = to;
+  wasm_v128_store32_lane(word, x, 0);
+  wasm_v128_store32_lane(word + 4, x, 1);
+  wasm_v128_store32_lane(word + 8, x, 2);
+  wasm_v128_store32_lane(word + 12, x, 3);
+}
+
+INLINE void append_float(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
+                         const float *v) {
+  const uint32_t bytes = ELEMENT_BYTES(dtype);
+  char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + (tokens * dim + t * 8) * bytes;
+  for (uint32_t d = 0; d < dim; d += 8, key += 32 * bytes, value += 8 * tokens * bytes) {
+    if (dtype == KV_F32) {
+      scatter(LOAD(k + d), key);
+      scatter(LOAD(k + d + 4), key + 64);
+      STORE(value, LOAD(v + d));
+      STORE(value + 16, LOAD(v + d + 4));
+    } else {
+      scatter(to_half_pairs(dtype, k + d), key);
+      STORE(value, to_half_pairs(dtype, v + d));
+    }
+  }
+}
+
 INLINE float largest(const float *x, uint32_t n) {
   Vec m = ZERO;
   for (uint32_t i = 0; i < n; i += 4) m = wasm_f32x4_pmax(m, wasm_f32x4_abs(LOAD(x + i)));
   return max_lane(m);
 }
 
-INLINE void append_f32(uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k, const float *v) {
-  float *key = (float *)(page + t / 4 * 16 * dim) + t % 4;
-  float *value = (float *)page + tokens * dim + t * 8;
-  for (uint32_t d = 0; d < dim; d++) key[4 * d] = k[d];
-  for (uint32_t d = 0; d < dim; d += 8, value += tokens * 8) {
-    STORE(value, LOAD(v + d));
-    STORE(value + 4, LOAD(v + d + 4));
-  }
+/* Stores the scale of a vector and returns its inverse: tiny ones are stored as zeros, infinite ones keep a finite scale. */
+INLINE Vec int8_scale(const float *x, uint32_t dim, float *scale) {
+  float most = largest(x, dim);
+  if (!(most < 0x1p127f)) most = 0x1p127f;
+  *scale = most / 127;
+  return SPLAT(most > 0x1p-118f ? 127.0f / most : 0);
 }
 
-INLINE void append_f16(uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k, const float *v) {
-  uint32_t *key = (uint32_t *)(page + t / 4 * 8 * dim) + t % 4;
-  uint16_t *value = (uint16_t *)page + tokens * dim + t / 2 * 16 + t % 2;
-  for (uint32_t d = 0; d < dim; d += 8, key += 16, value += tokens * 8) {
-    Vec low = to_f16(LOAD(k + d)), high = to_f16(LOAD(k + d + 4));
-    Vec pairs = wasm_v128_or(wasm_i32x4_shuffle(low, high, 0, 2, 4, 6),
-                             wasm_i32x4_shl(wasm_i32x4_shuffle(low, high, 1, 3, 5, 7), 16));
-    wasm_v128_store32_lane(key, pairs, 0);
-    wasm_v128_store32_lane(key + 4, pairs, 1);
-    wasm_v128_store32_lane(key + 8, pairs, 2);
-    wasm_v128_store32_lane(key + 12, pairs, 3);
-    uint16_t half[8];
-    STORE(half, wasm_u16x8_narrow_i32x4(to_f16(LOAD(v + d)), to_f16(LOAD(v + d + 4))));
-    UNROLL for (int i = 0; i < 8; i++) value[2 * i] = half[i];
-  }
+/* Byte `at` of each 32-bit lane. */
+INLINE void merge_bytes(char *to, Vec bytes, uint32_t at) {
+  Vec mask = wasm_i32x4_shl(BITS(0xff), 8 * at);
+  STORE(to, wasm_v128_bitselect(wasm_i32x4_shl(bytes, 8 * at), LOAD(to), mask));
 }
 
-/* Eight floats as signed bytes at the given scale. */
-INLINE void to_int8(const float *x, float inverse, int8_t *bytes) {
-  Vec r = SPLAT(inverse);
-  Vec words = wasm_i16x8_narrow_i32x4(round_to_int(MUL(LOAD(x), r)), round_to_int(MUL(LOAD(x + 4), r)));
-  wasm_v128_store64_lane(bytes, wasm_i8x16_narrow_i16x8(words, words), 0);
-}
-
-INLINE void append_int8(uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k, const float *v,
-                        float *scales) {
-  /* Tiny vectors have no finite inverse scale and are stored as zeros; infinite ones keep a finite scale. */
-  float k_max = largest(k, dim), v_max = largest(v, dim);
-  if (!(k_max < 0x1p127f)) k_max = 0x1p127f;
-  if (!(v_max < 0x1p127f)) v_max = 0x1p127f;
-  float k_inverse = k_max > 0x1p-118f ? 127.0f / k_max : 0, v_inverse = v_max > 0x1p-118f ? 127.0f / v_max : 0;
-  scales[t] = k_max / 127;
-  scales[tokens + t] = v_max / 127;
-  int8_t *key = (int8_t *)page + t / 4 * 4 * dim + t % 4 * 2;
-  int8_t *value = (int8_t *)page + tokens * dim + t / 2 * 16 + t % 2;
-  int8_t bytes[8];
+INLINE void append_int8(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
+                        const float *v, float *scales) {
+  const Vec k_inverse = int8_scale(k, dim, scales + t), v_inverse = int8_scale(v, dim, scales + tokens + t);
+  char *value = page + tokens * dim + (dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16);
+  char *key = page + t / 4 * 4 * dim + t % 4 * (dtype == KV_INT8_DOT ? 4 : 2);
   for (uint32_t d = 0; d < dim; d += 8, key += 32, value += tokens * 8) {
-    to_int8(k + d, k_inverse, bytes);
-    UNROLL for (int i = 0; i < 8; i++) key[i / 2 * 8 + i % 2] = bytes[i];
-    to_int8(v + d, v_inverse, bytes);
-    UNROLL for (int i = 0; i < 8; i++) value[2 * i] = bytes[i];
+    Vec k0 = round_to_int(MUL(LOAD(k + d), k_inverse)), k1 = round_to_int(MUL(LOAD(k + d + 4), k_inverse));
+    Vec v0 = round_to_int(MUL(LOAD(v + d), v_inverse)), v1 = round_to_int(MUL(LOAD(v + d + 4), v_inverse));
+    Vec words = wasm_i16x8_narrow_i32x4(k0, k1), bytes = wasm_i8x16_narrow_i16x8(words, words);
+    if (dtype == KV_INT8_DOT) {
+      bytes = wasm_v128_xor(bytes, wasm_i8x16_splat((int8_t)0x80));
+      wasm_v128_store32_lane(key, bytes, 0);
+      wasm_v128_store32_lane(key + 16, bytes, 1);
+      merge_bytes(value, v0, t % 4);
+      merge_bytes(value + 16, v1, t % 4);
+    } else {
+      wasm_v128_store16_lane(key, bytes, 0);
+      wasm_v128_store16_lane(key + 8, bytes, 1);
+      wasm_v128_store16_lane(key + 16, bytes, 2);
+      wasm_v128_store16_lane(key + 24, bytes, 3);
+      const uint32_t shift = t % 2 * 8;
+      Vec mask = wasm_i16x8_shl(wasm_i16x8_splat(0xff), shift);
+      Vec both = wasm_i16x8_shl(wasm_i16x8_narrow_i32x4(v0, v1), shift);
+      STORE(value, wasm_v128_bitselect(both, LOAD(value), mask));
+    }
   }
 }

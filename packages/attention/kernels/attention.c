@@ -2,6 +2,8 @@
  * Appends a step's k and v to the paged cache of one layer, then attends: for each slot and KV head, up to 64 query rows
  * (tokens of the chunk x query heads of the group) walk the visible pages together, tile by tile, with online softmax. Not
  * here: which blocks a slot has, and any check of what the host wrote; the host keeps that.
+ *
+ * A row's output doesn't depend on which rows share its walk: tiles begin at fixed positions, and every sum has one order.
  */
 #include "append.h"
 #include "score.h"
@@ -10,19 +12,23 @@
 
 /* Query rows that share one walk over KV. More reuse a tile better; these keep scratch in L2. */
 #define MAX_ROWS 64
-/* Few rows take four pages together (memory-bound), many take two (arithmetic-bound, less scratch). */
-#define FEW_ROWS 8
-#define MAX_SCORES (MAX_ROWS * 2 * MAX_BLOCK_TOKENS)
+/* Pages of a tile: four random 64 KiB pages at once reach 95 % of the sequential read. */
+#define TILE_PAGES 4
+#define SCORE_FLOATS (MAX_ROWS * 1024)
 #define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
-/* Tokens of a stream whose keys stay in L1 while all row groups pass over them. */
-#define KEY_CHUNK 16
+/*
+ * Tokens whose keys all row groups pass over before the next ones: in prefill they stay in L1. For two groups fewer calls matter
+ * more: eight f32 heads from DRAM do 36 GFLOP/s with 16 tokens, 41 with 64.
+ */
+#define KEY_TOKENS(groups) ((groups) <= 2 ? 64 : 16)
 
-static float query[MAX_ROWS * MAX_DIM];               /* packed by groups of up to four rows, [dim][rows] */
-static float scores[MAX_SCORES + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile] */
-static float weights[MAX_SCORES + 4];                 /* packed by groups, [tokens][rows] */
-static float output[MAX_ROWS * MAX_DIM];              /* [rows][dim] */
-static float value_scales[MAX_PAGES * MAX_BLOCK_TOKENS];
-static float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], query_scale[MAX_ROWS], weight_scale[MAX_ROWS];
+static float query[MAX_ROWS * MAX_DIM];                    /* packed by groups of rows, [dim][rows] */
+static float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD];  /* [rows][tokens of the tile] */
+static float weights[SCORE_FLOATS + 4];                    /* packed by groups, [tokens][rows] */
+static float output[MAX_ROWS * MAX_DIM];                   /* [rows][dim] */
+static float value_scales[4 * MAX_BLOCK_TOKENS];
+static QueryScale query_scale[MAX_ROWS];
+static float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS], ones[MAX_ROWS];
 static float padded_key[MAX_DIM], padded_value[MAX_DIM];
 
 INLINE uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -42,70 +48,102 @@ static void append(const Config *c, const Entry *e, uint32_t layer, const float 
       const uint32_t position = e->position + i, t = position % tokens;
       char *page = page_at(c, e, position / tokens, layer, head);
       const float *key = pad(c, k, padded_key), *value = pad(c, k + values, padded_value);
+      float *scales = (float *)(page + c->scale_offset);
       switch (c->dtype) {
-        case KV_F32: append_f32(dim, tokens, page, t, key, value); break;
-        case KV_F16: append_f16(dim, tokens, page, t, key, value); break;
-        default: append_int8(dim, tokens, page, t, key, value, (float *)(page + c->scale_offset));
+        case KV_F32: append_float(KV_F32, dim, tokens, page, t, key, value); break;
+        case KV_F16: append_float(KV_F16, dim, tokens, page, t, key, value); break;
+        case KV_BF16: append_float(KV_BF16, dim, tokens, page, t, key, value); break;
+        case KV_INT8_PAIRS: append_int8(KV_INT8_PAIRS, dim, tokens, page, t, key, value, scales); break;
+        default: append_int8(KV_INT8_DOT, dim, tokens, page, t, key, value, scales);
       }
     }
   }
 }
 
-/* Query row r of a group of `rows`, scaled: f32 and f16 as floats, int8 as int16 with a scale of its own. */
-static void pack_query(const Config *c, const float *q, char *group, uint32_t rows, uint32_t r, float *scale) {
-  if (c->dtype != KV_INT8) {
+/* Rows are split evenly into groups that share a tile of accumulators. */
+static uint32_t group_count(const Config *c, uint32_t rows) {
+  const uint32_t most = c->dtype == KV_F16 || c->dtype == KV_INT8_PAIRS ? 4 : MAX_GROUP;
+  return (rows + most - 1) / most;
+}
+static uint32_t group_start(uint32_t rows, uint32_t groups, uint32_t group) { return group * rows / groups; }
+
+static uint32_t query_row_bytes(const Config *c) {
+  return c->dim * (c->dtype == KV_INT8_DOT ? 1 : c->dtype == KV_INT8_PAIRS ? 2 : 4);
+}
+
+/* Bytes of packed weights of a row and token. */
+static uint32_t weight_bytes(const Config *c) { return c->dtype == KV_INT8_DOT ? 1 : c->dtype == KV_INT8_PAIRS ? 2 : 4; }
+
+/* Query row r of a group of `rows`, scaled: as floats, or as integers with a scale of its own. */
+static void pack_query(const Config *c, const float *q, char *group, uint32_t rows, uint32_t r, QueryScale *scale) {
+  q = pad(c, q, padded_key);
+  if (!IS_INT8(c->dtype)) {
     const float factor = c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1);
     float *to = (float *)group + r;
-    for (uint32_t d = 0; d < c->dim; d++) to[d * rows] = d < c->head_dim ? q[d] * factor : 0;
+    if (c->dtype == KV_F32) {
+      for (uint32_t d = 0; d < c->dim; d++) to[d * rows] = q[d] * factor;
+    } else { /* in the order of the halves */
+      for (uint32_t d = 0; d < c->dim; d++) to[((d & ~7u) + d % 4 * 2 + d % 8 / 4) * rows] = q[d] * factor;
+    }
     return;
   }
-  float largest = 0;
-  for (uint32_t d = 0; d < c->head_dim; d++) {
-    const float magnitude = __builtin_fabsf(q[d]);
-    if (magnitude > largest) largest = magnitude;
+  /* Pairs: 32767 * 127 * MAX_DIM stays within int32. */
+  const float most = largest(q, c->dim), limit = c->dtype == KV_INT8_DOT ? 127.0f : 32767.0f;
+  const float inverse = most > 0x1p-110f ? limit / most : 0;
+  int32_t total = 0;
+  for (uint32_t d = 0; d < c->dim; d++) {
+    const int32_t x = (int32_t)__builtin_nearbyintf(q[d] * inverse);
+    total += x;
+    if (c->dtype == KV_INT8_DOT) ((int8_t *)group)[(d / 4 * rows + r) * 4 + d % 4] = (int8_t)x;
+    else ((int16_t *)group)[(d / 2 * rows + r) * 2 + d % 2] = (int16_t)x;
   }
-  /* 32767 * 127 * MAX_DIM stays within int32. */
-  const float inverse = largest > 0x1p-110f ? 32767.0f / largest : 0;
-  int16_t *to = (int16_t *)group + 2 * r;
-  for (uint32_t d = 0; d < c->dim; d++)
-    to[d / 2 * 2 * rows + d % 2] = d < c->head_dim ? (int16_t)__builtin_nearbyintf(q[d] * inverse) : 0;
-  *scale = largest / 32767.0f * c->scale;
+  scale->scale = most / limit * c->scale;
+  scale->bias = -128 * total;
 }
 
-/* One tile: `pages` pages of `tokens` tokens each (a multiple of 8), of which `written` of the last page hold data. */
+/* Neighbouring pages of one tile. All but the last are full; of it `written` tokens hold data. */
 typedef struct {
-  const char *page[MAX_PAGES];
+  const char *page[TILE_PAGES];
   uint32_t pages;
-  uint32_t tokens;
+  uint32_t first;   /* place of the first one in the slot's table */
   uint32_t written;
+  uint32_t tokens;  /* in all, the last page's rounded up to what softmax takes */
 } Tile;
 
-static void score_rows(const Config *c, const Tile *tile, uint32_t rows, uint32_t stride) {
-  const uint32_t quad = 4 * c->dim * ELEMENT_BYTES(c->dtype), n = tile->tokens;
-  const uint32_t query_row = c->dim * (c->dtype == KV_INT8 ? 2 : 4);
-  const uint32_t streams = tile->pages == 4 && rows == 1 ? 4 : 2;
-  const uint32_t chunk = rows <= 4 ? n : min_u32(n, KEY_CHUNK);
-  for (uint32_t first = 0; first < tile->pages; first += streams) {
-    for (uint32_t t = 0; t < n; t += chunk) {
-      const uint32_t length = min_u32(chunk, n - t);
-      ScoreRun run = {.quad_bytes = quad, .row_stride = stride};
-      const uint32_t interleaved = tile->pages == 1; /* both streams in one page, quad by quad */
-      for (uint32_t j = 0; j < streams; j++) {
-        const char *page = tile->page[interleaved ? 0 : first + j];
-        const uint32_t at = interleaved ? t + 4 * j : t;
-        run.keys[j] = page + at / 4 * quad;
-        run.scales[j] = (const float *)(page + c->scale_offset) + at;
-        run.scores[j] = scores + (interleaved ? at : (first + j) * n + at);
+/* Tokens [from, to) of `pages` pages from page i of the tile on. Of one page the even and the odd quads are streams. */
+static void score_pages(const Config *c, const Tile *tile, uint32_t rows, uint32_t i, uint32_t pages, uint32_t from,
+                        uint32_t to) {
+  const uint32_t quad = 4 * c->dim * ELEMENT_BYTES(c->dtype), groups = group_count(c, rows);
+  const uint32_t chunk = groups == 1 ? to - from : KEY_TOKENS(groups), streams = pages == 1 ? 2 : pages, split = streams / pages;
+  ScoreRun run = {.quad_bytes = quad, .key_skip = (split - 1) * quad, .token_step = 4 * split,
+                  .row_stride = tile->tokens + SCORE_PAD};
+  for (uint32_t at = from; at < to; at += chunk) {
+    run.quads = min_u32(chunk, to - at) / run.token_step;
+    for (uint32_t g = 0; g < groups; g++) {
+      const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
+      for (uint32_t n = 0; n < streams; n++) {
+        const uint32_t page = i + n / split, t = at + n % split * 4;
+        run.keys[n] = tile->page[page] + t / 4 * quad;
+        run.scales[n] = (const float *)(tile->page[page] + c->scale_offset) + t;
+        run.scores[n] = scores + r * run.row_stride + page * c->block_tokens + t;
       }
-      run.key_skip = interleaved ? quad : 0;
-      run.token_step = interleaved ? 8 : 4;
-      run.steps = length / run.token_step;
-      for (uint32_t r = 0; r < rows; r += 4) {
-        ScoreFn *score = streams == 4 ? score_four_pages_fns[c->dtype] : score_fns[c->dtype][min_u32(4, rows - r) - 1];
-        score((const char *)query + r * query_row, query_scale + r, &run);
-        for (uint32_t j = 0; j < streams; j++) run.scores[j] += 4 * stride;
-      }
+      score_fns[c->dtype][streams / 4][size - 1]((const char *)query + r * query_row_bytes(c), query_scale + r, &run);
     }
+  }
+}
+
+static void score_tiles(const Config *c, const Tile *tile, uint32_t rows) {
+  const uint32_t T = c->block_tokens, last = tile->tokens - (tile->pages - 1) * T;
+  for (uint32_t i = 0; i < tile->pages;) {
+    const uint32_t left = tile->pages - i, full = left - (last < T);
+    const uint32_t pages = rows == 1 && full == 4 ? 4 : left >= 2 ? 2 : 1;
+    if (pages <= full || pages == 1) {
+      score_pages(c, tile, rows, i, pages, 0, full == 0 ? last : T);
+    } else {
+      score_pages(c, tile, rows, i, 2, 0, last);
+      score_pages(c, tile, rows, i, 1, last, T);
+    }
+    i += pages;
   }
 }
 
@@ -119,22 +157,49 @@ static void gather_value_scales(const Config *c, const Tile *tile) {
   float *to = value_scales;
   for (uint32_t p = 0; p < tile->pages; p++) {
     const float *from = (const float *)(tile->page[p] + c->scale_offset) + c->block_tokens;
-    for (uint32_t t = 0; t < tile->tokens; t++) *to++ = t < tile->written ? from[t] : 0;
+    const uint32_t written = p + 1 == tile->pages ? tile->written : c->block_tokens;
+    for (uint32_t t = 0; t < c->block_tokens; t++) *to++ = t < written ? from[t] : 0;
+  }
+}
+
+/*
+ * `pages` pages from page i of the tile on: `tokens` tokens of each, and `rest` of the first two beyond those. decay applies to
+ * the output before.
+ */
+static void add_value_pages(const Config *c, const Tile *tile, uint32_t rows, const float *decay, uint32_t i,
+                            uint32_t pages, int kind, uint32_t tokens, uint32_t rest, uint32_t rest_of_second) {
+  const uint32_t T = c->block_tokens, groups = group_count(c, rows), bytes = ELEMENT_BYTES(c->dtype);
+  for (uint32_t d = 0; d < c->dim; d += 8) {
+    for (uint32_t g = 0; g < groups; g++) {
+      const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
+      ValueRun run = {.tokens = tokens, .rest = {rest, rest_of_second}, .out_stride = c->dim, .output = output + r * c->dim,
+                      .decay = decay + r, .weight_scale = weight_scale + r};
+      for (uint32_t n = 0; n < pages; n++) {
+        run.values[n] = tile->page[i + n] + c->value_offset + d * T * bytes;
+        run.weights[n] = (const char *)weights + (r * tile->tokens + (i + n) * T * size) * weight_bytes(c);
+      }
+      value_fns[c->dtype][kind][size - 1](&run, d);
+    }
   }
 }
 
 static void add_values(const Config *c, const Tile *tile, uint32_t rows) {
-  const uint32_t n = tile->tokens, pages = tile->pages, weight_bytes = c->dtype == KV_INT8 ? 2 : 4;
-  const uint32_t panel_bytes = c->block_tokens * 8 * ELEMENT_BYTES(c->dtype);
-  ValueRun run = {.tokens = c->dtype == KV_F32 ? tile->written : n, .out_stride = c->dim};
-  for (uint32_t p = 0; p < pages; p++) run.values[p] = tile->page[p] + c->value_offset;
-  for (uint32_t d = 0; d < c->dim; d += 8) {
-    for (uint32_t r = 0; r < rows; r += 4) {
-      const uint32_t group = min_u32(4, rows - r);
-      run.weight_page_bytes = n * group * weight_bytes;
-      value_fns[c->dtype][pages / 2][group - 1]((const char *)weights + r * pages * n * weight_bytes, &run,
-                                                d / 8 * panel_bytes, output + r * c->dim + d, alpha + r,
-                                                weight_scale + r);
+  /* What isn't written may be NaN in f32, which no weight undoes. */
+  const uint32_t T = c->block_tokens, last = c->dtype == KV_F32 ? tile->written : tile->tokens - (tile->pages - 1) * T;
+  const float *decay = alpha;
+  for (uint32_t i = 0; i < tile->pages; decay = ones) {
+    const uint32_t left = tile->pages - i, full = left - (last < T);
+    if (c->group > MHA_GROUP && (tile->first + i) % 2 == 0 && left >= 2) {
+      const uint32_t second = full >= 2 ? T : last, common = second & ~3u;
+      add_value_pages(c, tile, rows, decay, i, 2, VALUE_PAIR, common, T - common, second - common);
+      i += 2;
+    } else if (c->group <= MHA_GROUP && full >= (rows == 1 ? 4 : 2) && rows <= 3) {
+      const uint32_t pages = rows == 1 ? 4 : 2;
+      add_value_pages(c, tile, rows, decay, i, pages, VALUE_APART, T, 0, 0);
+      i += pages;
+    } else {
+      add_value_pages(c, tile, rows, decay, i, 1, VALUE_PAGE, full == 0 ? last : T, 0, 0);
+      i++;
     }
   }
 }
@@ -144,43 +209,45 @@ static void attend_rows(const Config *c, const Entry *e, uint32_t layer, uint32_
                         const float *qkv, float *out, float *totals) {
   const uint32_t group = c->group, dim = c->dim, T = c->block_tokens, window = c->windows[layer];
   const uint32_t row_floats = (group + 2) * c->kv_heads * c->head_dim, out_floats = group * c->kv_heads * c->head_dim;
-  const uint32_t query_row = dim * (c->dtype == KV_INT8 ? 2 : 4);
-  for (uint32_t r = 0; r < rows; r++) {
-    const uint32_t token = (first + r) / group, g = (first + r) % group, block = r & ~3u;
-    pack_query(c, qkv + token * row_floats + (head * group + g) * c->head_dim, (char *)query + block * query_row,
-               min_u32(4, rows - block), r - block, query_scale + r);
-    maximum[r] = NO_MAXIMUM;
-    sum[r] = 0;
+  const uint32_t groups = group_count(c, rows);
+  for (uint32_t g = 0; g < groups; g++) {
+    const uint32_t start = group_start(rows, groups, g), end = group_start(rows, groups, g + 1);
+    for (uint32_t r = start; r < end; r++) {
+      const uint32_t token = (first + r) / group, h = (first + r) % group;
+      pack_query(c, qkv + token * row_floats + (head * group + h) * c->head_dim,
+                 (char *)query + start * query_row_bytes(c), end - start, r - start, query_scale + r);
+      maximum[r] = NO_MAXIMUM;
+      sum[r] = 0;
+      ones[r] = 1;
+    }
   }
   for (uint32_t i = 0; i < rows * dim; i += 4) STORE(output + i, ZERO);
 
   const uint32_t earliest = e->position + first / group, end = e->position + (first + rows - 1) / group + 1;
   const uint32_t begin = window != 0 && earliest + 1 > window ? earliest + 1 - window : 0;
-  const uint32_t together = rows <= FEW_ROWS ? 4 : 2;
-  for (uint32_t block = begin / T; block * T < end;) {
-    const uint32_t full = end / T - block; /* whole pages left */
-    Tile tile = {.pages = full >= 4 && together == 4 ? 4 : full >= 2 ? 2 : 1, .tokens = T, .written = T};
-    if (full == 0) {
-      tile.written = end % T;
-      tile.tokens = (tile.written + 7) & ~7u;
-    }
-    for (uint32_t p = 0; p < tile.pages; p++) tile.page[p] = page_at(c, e, block + p, layer, head);
-    const uint32_t base = block * T, tokens = tile.pages * tile.tokens, stride = tokens + SCORE_PAD;
-    score_rows(c, &tile, rows, stride);
-    if (c->dtype == KV_INT8) gather_value_scales(c, &tile);
+  for (uint32_t page = begin / T; page * T < end;) {
+    Tile tile = {.first = page, .pages = min_u32((page / TILE_PAGES + 1) * TILE_PAGES, (end + T - 1) / T) - page};
+    tile.written = min_u32(T, end - (page + tile.pages - 1) * T);
+    const uint32_t unit = TOKEN_UNIT(c->dtype);
+    tile.tokens = (tile.pages - 1) * T + (tile.written + unit - 1) / unit * unit;
+    for (uint32_t p = 0; p < tile.pages; p++) tile.page[p] = page_at(c, e, page + p, layer, head);
+    const uint32_t base = page * T, stride = tile.tokens + SCORE_PAD;
+    score_tiles(c, &tile, rows);
+    if (IS_INT8(c->dtype)) gather_value_scales(c, &tile);
     for (uint32_t r = 0; r < rows; r++) {
       const int32_t to = (int32_t)(e->position + (first + r) / group + 1 - base);
       const int32_t from = window != 0 ? to - (int32_t)window : 0;
-      if (from > 0 || to < (int32_t)tokens) mask(scores + r * stride, tokens, from, to);
+      if (from > 0 || to < (int32_t)tile.tokens) mask(scores + r * stride, tile.tokens, from, to);
     }
-    for (uint32_t r = 0; r < rows; r += 4) {
-      SoftmaxRun run = {scores + r * stride, stride, tokens,
-                        (char *)weights + r * tokens * (c->dtype == KV_INT8 ? 2 : 4), value_scales,
+    for (uint32_t g = 0; g < groups; g++) {
+      const uint32_t r = group_start(rows, groups, g), n = group_start(rows, groups, g + 1) - r;
+      SoftmaxRun run = {scores + r * stride, stride, tile.tokens,
+                        (char *)weights + r * tile.tokens * weight_bytes(c), value_scales,
                         maximum + r, sum + r, alpha + r, weight_scale + r};
-      softmax_fns[c->dtype][min_u32(4, rows - r) - 1](&run);
+      softmax_fns[c->dtype][n - 1](&run);
     }
     add_values(c, &tile, rows);
-    block += tile.pages;
+    page += tile.pages;
   }
 
   for (uint32_t r = 0; r < rows; r++) {
@@ -204,6 +271,7 @@ EXPORT(attend)
 void attend(const Config *c, const Step *step, uint32_t layer, const float *qkv, float *out, float *totals) {
   const uint32_t group = c->group, out_floats = group * c->kv_heads * c->head_dim;
   const uint32_t row_floats = (group + 2) * c->kv_heads * c->head_dim;
+  const uint32_t most = min_u32(MAX_ROWS, SCORE_FLOATS / (TILE_PAGES * c->block_tokens)); /* whose scores fit */
   for (uint32_t i = 0; i < step->entry_count; i++) {
     const Entry *e = step->entries + i;
     const uint32_t rows = e->count * group;
@@ -214,8 +282,8 @@ void attend(const Config *c, const Step *step, uint32_t layer, const float *qkv,
     } else {
       append(c, e, layer, qkv + out_floats, row_floats);
       for (uint32_t head = 0; head < c->kv_heads; head++)
-        for (uint32_t first = 0; first < rows; first += MAX_ROWS)
-          attend_rows(c, e, layer, head, first, min_u32(MAX_ROWS, rows - first), qkv, out, totals);
+        for (uint32_t first = 0; first < rows; first += most)
+          attend_rows(c, e, layer, head, first, min_u32(most, rows - first), qkv, out, totals);
     }
     if (totals) totals += e->count * group * c->kv_heads * 2;
     qkv += e->count * row_floats;

@@ -1,19 +1,24 @@
 /*
  * How a page lies in memory. A page holds the tokens of one block for one layer and KV head: K, then V, then (int8) the scales.
- *   f32   K [T/4][D][4 tokens]             V [D/8][T][8 dims]
- *   f16   K [T/4][D/2][4 tokens][2 dims]   V [D/8][T/2][8 dims][2 tokens]
- *   int8  as f16, in bytes                 f32 K scales [T], V scales [T]
- * so that scores of four tokens land in four lanes without horizontal adds, and values in lanes by dimension. D is head_dim
- * padded with zeros to a multiple of 8. T is a multiple of 16. The structs are written by the host: all fields are 32 bits.
+ *   f32         K [T/4][D][4 tokens]                      V [D/8][T][8 dims]
+ *   f16, bf16   K [T/4][D/8][4 dims][4 tokens][2]         V [D/8][T][4 dims][2]     [2]: dims d (low half) and d + 4
+ *   int8, dot   K [T/4][D/4][4 tokens][4 dims] + 128      V [D/8][T/4][8 dims][4 tokens]
+ *   int8, pairs K [T/4][D/2][4 tokens][2 dims]            V [D/8][T/2][8 dims][2 tokens]
+ * and for int8 f32 scales of K [T] and of V [T], so that scores of four tokens land in four lanes without horizontal adds, and
+ * values in lanes by dimension. D is head_dim padded with zeros to a multiple of 8. T is a multiple of 16.
+ * The structs are written by the host: all fields are 32 bits.
  */
 #pragma once
 #include "simd.h"
 
-enum { KV_F32 = 0, KV_F16 = 1, KV_INT8 = 2 };
-#define ELEMENT_BYTES(dtype) ((dtype) == KV_F32 ? 4 : (dtype) == KV_F16 ? 2 : 1)
+enum { KV_F32 = 0, KV_F16 = 1, KV_BF16 = 2, KV_INT8_PAIRS = 3, KV_INT8_DOT = 4 };
+#define KV_DTYPES 5
+#define IS_INT8(dtype) ((dtype) >= KV_INT8_PAIRS)
+#define IS_HALF(dtype) ((dtype) == KV_F16 || (dtype) == KV_BF16)
+#define ELEMENT_BYTES(dtype) ((dtype) == KV_F32 ? 4 : IS_HALF(dtype) ? 2 : 1)
 
-/* Pages that one loop walks together at most: four random 64 KiB pages at once reach 95 % of the sequential read. */
-#define MAX_PAGES 4
+/* Query rows that share one tile of accumulators at most: 6 x 2 vectors, 2 loaded and 1 splat fill V8's 15 registers. */
+#define MAX_GROUP 6
 #define MAX_DIM 512
 #define MAX_BLOCK_TOKENS 512
 
@@ -50,13 +55,28 @@ INLINE char *page_at(const Config *c, const Entry *e, uint32_t block, uint32_t l
 }
 
 /*
- * f16 to f32 times 2^-112, without a conversion instruction: the exponent field is moved in place, not rebiased; the factor
- * 2^112 is folded into the other operand. Subnormals come out right; infinities and NaN can't occur (append clamps).
+ * 16-bit floats to f32, no conversion instruction. f16 comes out times 2^-112: the exponent field is moved in place, not
+ * rebiased, and 2^112 is folded into the other operand; subnormals come out right, infinities and NaN can't occur (append
+ * clamps). The high half of a bf16 pair is the word as it is: append rounds it together with the low half beneath it.
  */
 #define F16_FACTOR 0x1p112f
-INLINE Vec f16_low(Vec pair) {
-  return wasm_v128_and(wasm_i32x4_dot_i16x8(pair, BITS(8192)), BITS(0x8fffffff));
+typedef struct {
+  Vec shift, low, high;
+} HalfBits;
+INLINE HalfBits half_bits(const int dtype) {
+  HalfBits bits = {BITS(8192), BITS(0x8fffffff), BITS(0x8fffe000)};
+  if (dtype == KV_F16) {
+    PIN(bits.shift);
+    PIN(bits.low);
+    PIN(bits.high);
+  }
+  return bits;
 }
-INLINE Vec f16_high(Vec pair) {
-  return wasm_v128_and(wasm_i32x4_shr(pair, 3), BITS(0x8fffe000));
+INLINE Vec half_low(const int dtype, const HalfBits *bits, Vec pair) {
+  if (dtype == KV_BF16) return wasm_i32x4_shl(pair, 16);
+  return wasm_v128_and(wasm_i32x4_dot_i16x8(pair, bits->shift), bits->low);
+}
+INLINE Vec half_high(const int dtype, const HalfBits *bits, Vec pair) {
+  if (dtype == KV_BF16) return pair;
+  return wasm_v128_and(wasm_i32x4_shr(pair, 3), bits->high);
 }

@@ -1,97 +1,132 @@
 /*
- * Scores: 1 to 4 query rows against four tokens each of 2 or 4 streams at once. A stream is a page, or every other token quad
- * of one page. The query is packed [k][rows], so that there is one load stream beside the KV streams; the loop over the
- * dimension is rolled and reads every stream in order.
+ * Scores: 1 to 6 query rows against quads of tokens of two or four streams at once. A stream is a page, or every other quad of
+ * one. The query is packed [k][rows], so that there is one load stream beside the KV streams; the loop over the dimension is
+ * rolled and reads every stream in order. A score is one chain of multiply-adds over the dimension (16-bit KV: two, one for
+ * the low halves of words, one for the high ones) whatever the tile's shape: it doesn't depend on the rows beside it.
  */
 #pragma once
 #include "layout.h"
 
 typedef struct {
   const char *keys[4];    /* first quad of each stream */
-  const float *scales[4]; /* int8: K scales of those tokens */
+  const float *scales[4]; /* int8: K scales of its tokens */
   float *scores[4];       /* where their scores go, row 0 */
   uint32_t quad_bytes;    /* 4 * dim elements */
   uint32_t key_skip;      /* bytes from the end of a quad to the stream's next one */
-  uint32_t token_step;    /* tokens from one quad of a stream to the next */
-  uint32_t steps;
+  uint32_t token_step;    /* tokens from one quad of a stream to its next */
+  uint32_t quads;         /* of each stream */
   uint32_t row_stride;    /* floats between the score rows */
 } ScoreRun;
 
-/* rows x streams multiply-adds of one 4-token vector per stream; the query operand is a 32-bit splat. */
-INLINE void score_columns(const int integer, const int rows, const int streams, Vec acc[][4], const char *q,
-                          const Vec *k) {
+/* Scale and, where bytes of K carry an offset, its share of each row's dots. */
+typedef struct {
+  float scale;
+  int32_t bias;
+} QueryScale;
+
+/* Packed bytes of a query row that 16 bytes of K take. */
+#define QUERY_STEP(dtype) (IS_HALF(dtype) || (dtype) == KV_INT8_PAIRS ? 8 : 4)
+
+/* 16 bytes of each of two streams, or only one half of the words, against `rows` packed query rows. */
+INLINE void score_step(const int dtype, const int rows, const int half, const HalfBits *bits, Vec acc[][2], const char *q, const char *key0,
+                       const char *key1) {
+  Vec k0 = LOAD(key0), k1 = LOAD(key1);
+  if (dtype == KV_INT8_PAIRS) {
+    k0 = half ? wasm_i16x8_extend_high_i8x16(k0) : wasm_i16x8_extend_low_i8x16(k0);
+    k1 = half ? wasm_i16x8_extend_high_i8x16(k1) : wasm_i16x8_extend_low_i8x16(k1);
+  } else if (IS_HALF(dtype)) {
+    k0 = half ? half_high(dtype, bits, k0) : half_low(dtype, bits, k0);
+    k1 = half ? half_high(dtype, bits, k1) : half_low(dtype, bits, k1);
+  }
   UNROLL for (int m = 0; m < rows; m++) {
-    Vec x = SPLAT_AT(q + 4 * m);
-    UNROLL for (int j = 0; j < streams; j++) {
-      acc[m][j] = integer ? wasm_i32x4_add(acc[m][j], wasm_i32x4_dot_i16x8(k[j], x)) : MADD(x, k[j], acc[m][j]);
-      PIN(acc[m][j]);
+    Vec x = SPLAT_AT(q + 4 * (rows * half + m)), *c = acc[m];
+    UNROLL for (int j = 0; j < 2; j++) {
+      Vec k = j ? k1 : k0;
+      c[j] = dtype == KV_INT8_DOT     ? DOT(x, k, c[j])
+             : dtype == KV_INT8_PAIRS ? wasm_i32x4_add(c[j], wasm_i32x4_dot_i16x8(k, x))
+                                      : MADD(x, k, c[j]);
+      PIN(c[j]);
     }
   }
 }
 
-/* `sets` accumulator sets break the chain of dependent adds where rows and streams are few. */
-INLINE void score_tile(const int dtype, const int rows, const int streams, const int sets, const int unroll,
-                       const char *q, const float *q_scale, const ScoreRun *run) {
+INLINE void score_tile(const int dtype, const int rows, const int streams, const int unroll, const char *q,
+                       const QueryScale *scale, const ScoreRun *run) {
+  const int q_bytes = QUERY_STEP(dtype) * rows, halves = QUERY_STEP(dtype) / 4;
+  /* Few rows need both chains at once to hide the latency of the adds; many don't have the registers and pass twice. */
+  const int chains = IS_HALF(dtype) && rows <= 3 ? 2 : 1, passes = IS_HALF(dtype) && rows > 3 ? 2 : 1;
+  const uint32_t stride = run->row_stride, quad = run->quad_bytes, skip = run->key_skip, step = run->token_step;
+  const HalfBits bits = half_bits(dtype);
   const char *key[4];
-  const float *scale[4];
+  const float *k_scale[4];
   float *out[4];
-  UNROLL for (int j = 0; j < streams; j++) key[j] = run->keys[j], scale[j] = run->scales[j], out[j] = run->scores[j];
-  const uint32_t skip = run->key_skip, step = run->token_step, stride = run->row_stride;
-  const uint32_t quad = run->quad_bytes;
-  const int split = dtype == KV_F32 ? 1 : 2; /* vectors that 16 bytes of K expand to */
-  ROLLED for (uint32_t left = run->steps; left > 0; left--) {
-    Vec acc[4][4][4];
-    UNROLL for (int s = 0; s < sets; s++) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < streams; j++)
-      acc[s][m][j] = ZERO;
-    const char *a = q, *end = key[0] + quad;
-    ROLLED do {
-      UNROLL for (int u = 0; u < unroll; u++) {
-        Vec raw[4], k[4];
-        const char *x = a + 4 * rows * split * u;
-        UNROLL for (int j = 0; j < streams; j++) raw[j] = LOAD(key[j] + 16 * u);
-        UNROLL for (int half = 0; half < split; half++) {
-          UNROLL for (int j = 0; j < streams; j++)
-            k[j] = dtype == KV_F32   ? raw[j]
-                   : dtype == KV_F16 ? (half ? f16_high(raw[j]) : f16_low(raw[j]))
-                                     : (half ? wasm_i16x8_extend_high_i8x16(raw[j]) : wasm_i16x8_extend_low_i8x16(raw[j]));
-          score_columns(dtype == KV_INT8, rows, streams, acc[(split * u + half) % sets], x + 4 * rows * half, k);
+  UNROLL for (int n = 0; n < streams; n++) key[n] = run->keys[n], k_scale[n] = run->scales[n], out[n] = run->scores[n];
+  ROLLED for (uint32_t left = run->quads; left > 0; left--) {
+    UNROLL for (int pass = 0; pass < passes; pass++) {
+      const char *a = q, *end = key[0] + quad / (16 * unroll) * (16 * unroll), *tail = key[0] + quad;
+      Vec acc[2][2][MAX_GROUP][2];
+      UNROLL for (int i = 0; i < chains; i++) UNROLL for (int n = 0; n < streams; n++) UNROLL for (int m = 0; m < rows; m++)
+        acc[i][n / 2][m][n % 2] = dtype == KV_INT8_DOT ? SPLAT_AT(&scale[m].bias) : ZERO;
+      ROLLED while (key[0] != end) {
+        UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int half = 0; half < halves; half++)
+          UNROLL for (int n = 0; n < streams; n += 2)
+            if (passes == 1 || half == pass)
+              score_step(dtype, rows, half, &bits, acc[chains == 2 ? half : 0][n / 2], a + q_bytes * u, key[n] + 16 * u,
+                         key[n + 1] + 16 * u);
+        a += q_bytes * unroll;
+        UNROLL for (int n = 0; n < streams; n++) key[n] += 16 * unroll;
+      }
+      if (unroll > 2 && dtype == KV_INT8_DOT) {
+        ROLLED for (; key[0] != tail; a += q_bytes) {
+          UNROLL for (int n = 0; n < streams; n += 2) score_step(dtype, rows, 0, &bits, acc[0][n / 2], a, key[n], key[n + 1]);
+          UNROLL for (int n = 0; n < streams; n++) key[n] += 16;
         }
       }
-      a += 4 * rows * split * unroll;
-      UNROLL for (int j = 0; j < streams; j++) key[j] += 16 * unroll;
-    } while (key[0] != end);
-    UNROLL for (int j = 0; j < streams; j++) {
-      UNROLL for (int m = 0; m < rows; m++) {
-        Vec sum = acc[0][m][j];
-        UNROLL for (int s = 1; s < sets; s++)
-          sum = dtype == KV_INT8 ? wasm_i32x4_add(sum, acc[s][m][j]) : ADD(sum, acc[s][m][j]);
-        if (dtype == KV_INT8) sum = MUL(MUL(wasm_f32x4_convert_i32x4(sum), SPLAT_AT(q_scale + m)), LOAD(scale[j]));
-        STORE(out[j] + m * stride, sum);
+      UNROLL for (int n = 0; n < streams; n++) {
+        UNROLL for (int m = 0; m < rows; m++) {
+          Vec sum = acc[0][n / 2][m][n % 2];
+          if (IS_INT8(dtype)) sum = MUL(MUL(wasm_f32x4_convert_i32x4(sum), SPLAT_AT(&scale[m].scale)), LOAD(k_scale[n]));
+          if (chains == 2) sum = ADD(sum, acc[1][n / 2][m][n % 2]);
+          if (pass == 1) sum = ADD(LOAD(out[n] + m * stride), sum);
+          STORE(out[n] + m * stride, sum);
+        }
+        if (pass + 1 < passes) key[n] -= quad;
       }
-      key[j] += skip;
-      out[j] += step;
-      if (dtype == KV_INT8) scale[j] += step;
+    }
+    UNROLL for (int n = 0; n < streams; n++) {
+      key[n] += skip;
+      out[n] += step;
+      if (IS_INT8(dtype)) k_scale[n] += step;
     }
   }
 }
 
-typedef void ScoreFn(const char *q, const float *q_scale, const ScoreRun *run);
-#define SCORE(name, dtype, rows, streams, sets, unroll)                               \
-  NOINLINE void name(const char *q, const float *q_scale, const ScoreRun *run) {      \
-    score_tile(dtype, rows, streams, sets, unroll, q, q_scale, run);                  \
+typedef void ScoreFn(const char *q, const QueryScale *scale, const ScoreRun *run);
+#define SCORE(name, dtype, rows, streams, unroll)                                     \
+  NOINLINE void name(const char *q, const QueryScale *scale, const ScoreRun *run) {   \
+    score_tile(dtype, rows, streams, unroll, q, scale, run);                          \
   }
-SCORE(score_f32_1x2, KV_F32, 1, 2, 4, 4) SCORE(score_f32_1x4, KV_F32, 1, 4, 2, 4)
-SCORE(score_f32_2x2, KV_F32, 2, 2, 2, 4) SCORE(score_f32_3x2, KV_F32, 3, 2, 1, 4) SCORE(score_f32_4x2, KV_F32, 4, 2, 1, 4)
-/* f16 with four streams: unrolled twice the splats spill and the rate halves. */
-SCORE(score_f16_1x2, KV_F16, 1, 2, 4, 2) SCORE(score_f16_1x4, KV_F16, 1, 4, 2, 1)
-SCORE(score_f16_2x2, KV_F16, 2, 2, 2, 2) SCORE(score_f16_3x2, KV_F16, 3, 2, 1, 2) SCORE(score_f16_4x2, KV_F16, 4, 2, 1, 2)
-SCORE(score_int8_1x2, KV_INT8, 1, 2, 2, 2) SCORE(score_int8_1x4, KV_INT8, 1, 4, 2, 1)
-SCORE(score_int8_2x2, KV_INT8, 2, 2, 2, 2) SCORE(score_int8_3x2, KV_INT8, 3, 2, 1, 2) SCORE(score_int8_4x2, KV_INT8, 4, 2, 1, 2)
+/* 16-bit with four streams: unrolled twice the splats spill. */
+#define SCORES(name, dtype, unroll4, unroll)                                                  \
+  SCORE(name##_1x2, dtype, 1, 2, unroll) SCORE(name##_1x4, dtype, 1, 4, unroll4)              \
+  SCORE(name##_2x2, dtype, 2, 2, unroll) SCORE(name##_3x2, dtype, 3, 2, unroll)               \
+  SCORE(name##_4x2, dtype, 4, 2, unroll) SCORE(name##_5x2, dtype, 5, 2, unroll)               \
+  SCORE(name##_6x2, dtype, 6, 2, unroll)                                                      \
+  static ScoreFn *const name##_fns[2][MAX_GROUP] = {                                          \
+      {name##_1x2, name##_2x2, name##_3x2, name##_4x2, name##_5x2, name##_6x2},               \
+      {name##_1x4}};
+SCORES(score_f32, KV_F32, 4, 4)
+SCORES(score_f16, KV_F16, 1, 2)
+SCORES(score_bf16, KV_BF16, 1, 2)
+SCORES(score_pairs, KV_INT8_PAIRS, 1, 2)
+#if HAS_DOT
+SCORES(score_dot, KV_INT8_DOT, 2, 4)
+#endif
 
-/* [dtype][rows - 1], two streams; and one row against four streams. */
-static ScoreFn *const score_fns[3][4] = {
-    {score_f32_1x2, score_f32_2x2, score_f32_3x2, score_f32_4x2},
-    {score_f16_1x2, score_f16_2x2, score_f16_3x2, score_f16_4x2},
-    {score_int8_1x2, score_int8_2x2, score_int8_3x2, score_int8_4x2},
+/* [dtype][four streams][rows - 1] */
+static ScoreFn *const (*const score_fns[KV_DTYPES])[MAX_GROUP] = {score_f32_fns, score_f16_fns, score_bf16_fns,
+                                                                 score_pairs_fns,
+#if HAS_DOT
+                                                                 score_dot_fns
+#endif
 };
-static ScoreFn *const score_four_pages_fns[3] = {score_f32_1x4, score_f16_1x4, score_int8_1x4};

@@ -31,9 +31,14 @@ typedef v128_t Vec;
 #ifdef __wasm_relaxed_simd__
 #define MADD(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
 #define MAX wasm_f32x4_relaxed_max
+/* i32 += sums of four products of signed bytes with bytes that the probe in src/kernel.ts found to be read as unsigned. */
+#define HAS_DOT 1
+#define DOT(s, u, c) wasm_i32x4_relaxed_dot_i8x16_i7x16_add(s, u, c)
 #else
 #define MADD(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 #define MAX(a, b) wasm_f32x4_pmax(a, b)
+#define HAS_DOT 0
+#define DOT(s, u, c) (c)
 #endif
 
 INLINE float max_lane(Vec v) {
@@ -63,15 +68,36 @@ INLINE Vec round_to_int(Vec x) {
   return wasm_i32x4_sub(ADD(x, SPLAT(12582912.0f)), BITS(0x4b400000));
 }
 
-/* 2^x for x <= 0, exactly 0 below -126 (so that a masked score weighs nothing). Degree 5, relative error 2e-7. */
-INLINE Vec exp2_nonpositive(Vec x) {
-  Vec alive = wasm_f32x4_gt(x, SPLAT(-126.0f));
-  Vec shifted = ADD(x, SPLAT(12582912.0f));
-  Vec f = SUB(x, SUB(shifted, SPLAT(12582912.0f)));
-  Vec r = MADD(SPLAT(1.3333558e-3f), f, SPLAT(9.6181291e-3f));
-  r = MADD(r, f, SPLAT(5.5504109e-2f));
-  r = MADD(r, f, SPLAT(2.4022651e-1f));
-  r = MADD(r, f, SPLAT(6.9314718e-1f));
-  r = MADD(r, f, SPLAT(1.0f));
-  return wasm_v128_and(wasm_i32x4_add(r, wasm_i32x4_shl(shifted, 23)), alive);
+/*
+ * Constants of a loop. Left to the compiler they are v128.const inside it, which V8 builds anew in several instructions each
+ * time; pinned they stay in registers.
+ */
+#define CONSTANT(name, value) \
+  Vec name = (value);         \
+  PIN(name)
+
+typedef struct {
+  Vec least, shift, c[6];
+} Exp2;
+
+/* Degree 5 has a relative error of 2e-7, degree 3 of 1e-4, enough for weights of 8 bits. */
+INLINE Exp2 exp2_of_degree(const int degree) {
+  static const float coefficients[2][6] = {{1, 6.9328312e-1f, 2.4221172e-1f, 5.5007929e-2f},
+                                           {1, 6.9314718e-1f, 2.4022651e-1f, 5.5504109e-2f, 9.6181291e-3f, 1.3333558e-3f}};
+  Exp2 e = {.least = SPLAT(-127.0f), .shift = SPLAT(12582912.0f)};
+  PIN(e.least);
+  PIN(e.shift);
+  UNROLL for (int i = 0; i <= degree; i++) {
+    e.c[i] = SPLAT(coefficients[degree == 5][i]);
+    PIN(e.c[i]);
+  }
+  return e;
+}
+
+/* 2^x for x <= 0, exactly 0 from -127 down, so that a masked score weighs nothing. */
+INLINE Vec exp2_nonpositive(const int degree, const Exp2 *e, Vec x) {
+  x = MAX(x, e->least);
+  Vec shifted = ADD(x, e->shift), f = SUB(x, SUB(shifted, e->shift)), r = e->c[degree];
+  UNROLL for (int i = degree - 1; i >= 0; i--) r = MADD(r, f, e->c[i]);
+  return wasm_i32x4_add(r, wasm_i32x4_shl(shifted, 23));
 }

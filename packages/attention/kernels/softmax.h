@@ -1,5 +1,5 @@
 /*
- * Online softmax over one tile of scores (base 2) of 1 to 4 rows: raises the running maximum, returns by how much what was
+ * Online softmax over one tile of scores (base 2) of 1 to 6 rows: raises the running maximum, returns by how much what was
  * summed before shrinks (alpha), and packs the weights for value.h. Milakov and Gimelshein, arXiv 1805.02867.
  */
 #pragma once
@@ -10,100 +10,131 @@
 #define NO_MAXIMUM (-1e30f)
 
 typedef struct {
-  float *scores; /* [rows][stride]; overwritten */
+  float *scores; /* [rows][stride]; become the weights */
   uint32_t stride;
-  uint32_t tokens; /* a multiple of 8 */
-  char *weights;   /* packed; up to 12 bytes beyond the end are overwritten */
+  uint32_t tokens; /* a multiple of TOKEN_UNIT */
+  char *packed;    /* the weights as value.h wants them; up to 16 bytes beyond the end are overwritten */
   const float *value_scales; /* int8: V scale of each token, 0 where there is none */
   float *maximum, *sum;      /* [rows], running */
   float *alpha;              /* [rows], out */
   float *weight_scale;       /* [rows], out, int8 */
 } SoftmaxRun;
 
-INLINE void softmax_tile(const int dtype, const int rows, const SoftmaxRun *run) {
-  const uint32_t n = run->tokens, stride = run->stride;
-  float *s = run->scores;
-  Vec top[4], sum[4], peak[4];
-  UNROLL for (int m = 0; m < rows; m++) {
-    Vec a = SPLAT(MASKED), b = a;
-    ROLLED for (uint32_t i = 0; i < n; i += 8) {
-      a = MAX(a, LOAD(s + m * stride + i));
-      b = MAX(b, LOAD(s + m * stride + i + 4));
-    }
-    float before = run->maximum[m], here = max_lane(MAX(a, b)), now = here > before ? here : before;
-    run->maximum[m] = now;
-    run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(SPLAT(before - now)), 0);
-    top[m] = SPLAT(now);
-    sum[m] = peak[m] = ZERO;
-  }
-  char *w = run->weights;
-  if (dtype != KV_INT8) {
-    ROLLED for (uint32_t i = 0; i < n; i += 4, w += 16 * rows) {
-      Vec e[4], column[4];
-      UNROLL for (int m = 0; m < 4; m++) {
-        if (m >= rows) {
-          e[m] = ZERO;
-          continue;
-        }
-        e[m] = exp2_nonpositive(SUB(LOAD(s + m * stride + i), top[m]));
-        sum[m] = ADD(sum[m], e[m]);
-        PIN(sum[m]);
-        if (dtype == KV_F16) e[m] = MUL(e[m], SPLAT(F16_FACTOR));
-      }
-      if (rows == 1) {
-        STORE(w, e[0]);
-      } else {
-        transpose4(e, column);
-        /* With fewer than four rows each store overwrites the unused lanes of the one before. */
-        UNROLL for (int t = 0; t < 4; t++) STORE(w + 4 * rows * t, column[t]);
-      }
-    }
+/* Tokens that one step of packing takes. */
+#define TOKEN_UNIT(dtype) (IS_INT8(dtype) ? 16 : 8)
+
+/*
+ * Four 32-bit items of each row become [4 items][rows]. Where a store writes more lanes than there are rows the next one
+ * overwrites them.
+ */
+INLINE char *pack_rows(const int rows, const Vec *row, char *to) {
+  if (rows == 1) {
+    STORE(to, row[0]);
+  } else if (rows == 2) {
+    STORE(to, wasm_i32x4_shuffle(row[0], row[1], 0, 4, 1, 5));
+    STORE(to + 16, wasm_i32x4_shuffle(row[0], row[1], 2, 6, 3, 7));
   } else {
-    /* Weights carry the V scales and are int16 of the row's largest, not of 1: an attention sink of tiny V costs no precision. */
-    ROLLED for (uint32_t i = 0; i < n; i += 4) {
-      Vec vs = LOAD(run->value_scales + i);
-      UNROLL for (int m = 0; m < rows; m++) {
-        Vec e = exp2_nonpositive(SUB(LOAD(s + m * stride + i), top[m])), y = MUL(e, vs);
-        sum[m] = ADD(sum[m], e);
-        peak[m] = MAX(peak[m], y);
-        STORE(s + m * stride + i, y);
-      }
+    const Vec four[4] = {row[0], row[1], row[2], rows > 3 ? row[3] : row[2]};
+    Vec column[4], low = ZERO, high = ZERO;
+    transpose4(four, column);
+    if (rows > 4) {
+      low = wasm_i32x4_shuffle(row[4], row[rows - 1], 0, 4, 1, 5);
+      high = wasm_i32x4_shuffle(row[4], row[rows - 1], 2, 6, 3, 7);
     }
-    /* 127 * limit * tokens stays within int32. */
-    const float limit = n <= 516 ? 32767.0f : (float)(2147483647u / 127 / n);
-    Vec inverse[4];
-    UNROLL for (int m = 0; m < rows; m++) {
-      float largest = max_lane(peak[m]);
-      inverse[m] = SPLAT(largest > 0x1p-110f ? limit / largest : 0);
-      run->weight_scale[m] = largest / limit;
-    }
-    ROLLED for (uint32_t i = 0; i < n; i += 8, w += 16 * rows) {
-      Vec pairs[4], column[4];
-      UNROLL for (int m = 0; m < 4; m++)
-        pairs[m] = m >= rows ? ZERO
-                             : wasm_i16x8_narrow_i32x4(round_to_int(MUL(LOAD(s + m * stride + i), inverse[m])),
-                                                       round_to_int(MUL(LOAD(s + m * stride + i + 4), inverse[m])));
-      if (rows == 1) {
-        STORE(w, pairs[0]);
-      } else {
-        transpose4(pairs, column);
-        UNROLL for (int t = 0; t < 4; t++) STORE(w + 4 * rows * t, column[t]);
-      }
+    UNROLL for (int t = 0; t < 4; t++) {
+      STORE(to + 4 * rows * t, column[t]);
+      if (rows > 4 && t % 2 == 0) wasm_v128_store64_lane(to + 4 * rows * t + 16, t < 2 ? low : high, 0);
+      if (rows > 4 && t % 2 == 1) wasm_v128_store64_lane(to + 4 * rows * t + 16, t < 2 ? low : high, 1);
     }
   }
-  UNROLL for (int m = 0; m < rows; m++) run->sum[m] = run->sum[m] * run->alpha[m] + add_lanes(sum[m]);
+  return to + 16 * rows;
+}
+
+/* One row. Row by row the constants stay in registers; six rows side by side spill. */
+INLINE void softmax_row(const int dtype, const SoftmaxRun *run, uint32_t m) {
+  const uint32_t n = run->tokens;
+  const int degree = dtype == KV_INT8_DOT ? 3 : 5;
+  const Exp2 exp2 = exp2_of_degree(degree);
+  float *s = run->scores + m * run->stride;
+  Vec top[2] = {SPLAT(MASKED), SPLAT(MASKED)}, sum[2] = {ZERO, ZERO}, peak[2] = {ZERO, ZERO};
+  ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) top[j] = MAX(top[j], LOAD(s + i + 4 * j));
+  const float before = run->maximum[m], here = max_lane(MAX(top[0], top[1])), now = here > before ? here : before;
+  run->maximum[m] = now;
+  run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(degree, &exp2, SPLAT(before - now)), 0);
+  const Vec subtrahend = SPLAT(now);
+  ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) {
+    Vec e = exp2_nonpositive(degree, &exp2, SUB(LOAD(s + i + 4 * j), subtrahend));
+    sum[j] = ADD(sum[j], e);
+    if (IS_INT8(dtype)) {
+      e = MUL(e, LOAD(run->value_scales + i + 4 * j));
+      peak[j] = MAX(peak[j], e);
+    } else if (dtype == KV_F16) {
+      e = MUL(e, SPLAT(F16_FACTOR));
+    }
+    STORE(s + i + 4 * j, e);
+  }
+  run->sum[m] = run->sum[m] * run->alpha[m] + add_lanes(ADD(sum[0], sum[1]));
+  if (IS_INT8(dtype)) run->weight_scale[m] = max_lane(MAX(peak[0], peak[1]));
+}
+
+/*
+ * Packs the weights of a group of rows. int8: as integers relative to the row's largest product with a V scale, not to 1, so that an
+ * attention sink of tiny V costs no precision.
+ */
+INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run) {
+  const uint32_t n = run->tokens, stride = run->stride;
+  const int vectors = dtype == KV_INT8_DOT ? 4 : dtype == KV_INT8_PAIRS ? 2 : 1;
+  /* Pairs: 127 * limit * tokens stays within int32. */
+  const float limit = dtype == KV_INT8_DOT ? 255.0f : n <= 516 ? 32767.0f : (float)(2147483647u / 127 / n);
+  float inverse[MAX_GROUP];
+  UNROLL for (int m = 0; m < rows && IS_INT8(dtype); m++) {
+    const float most = run->weight_scale[m];
+    inverse[m] = most > 0x1p-110f ? limit / most : 0;
+    run->weight_scale[m] = most / limit;
+  }
+  CONSTANT(shift, SPLAT(12582912.0f));
+  CONSTANT(bits, BITS(0x4b400000));
+  const float *s = run->scores;
+  char *to = run->packed;
+  ROLLED for (uint32_t i = 0; i < n; i += 4 * vectors, s += 4 * vectors) {
+    Vec item[MAX_GROUP];
+    UNROLL for (int m = 0; m < rows; m++) {
+      Vec x[4];
+      UNROLL for (int j = 0; j < vectors; j++) {
+        x[j] = LOAD(s + m * stride + 4 * j);
+        if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(ADD(MUL(x[j], SPLAT_AT(inverse + m)), shift), bits);
+      }
+      if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
+      if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));
+      item[m] = x[0];
+    }
+    to = pack_rows(rows, item, to);
+  }
 }
 
 typedef void SoftmaxFn(const SoftmaxRun *run);
-#define SOFTMAX(name, dtype, rows) \
-  NOINLINE void name(const SoftmaxRun *run) { softmax_tile(dtype, rows, run); }
-SOFTMAX(softmax_f32_1, KV_F32, 1) SOFTMAX(softmax_f32_2, KV_F32, 2) SOFTMAX(softmax_f32_3, KV_F32, 3) SOFTMAX(softmax_f32_4, KV_F32, 4)
-SOFTMAX(softmax_f16_1, KV_F16, 1) SOFTMAX(softmax_f16_2, KV_F16, 2) SOFTMAX(softmax_f16_3, KV_F16, 3) SOFTMAX(softmax_f16_4, KV_F16, 4)
-SOFTMAX(softmax_int8_1, KV_INT8, 1) SOFTMAX(softmax_int8_2, KV_INT8, 2) SOFTMAX(softmax_int8_3, KV_INT8, 3) SOFTMAX(softmax_int8_4, KV_INT8, 4)
+#define SOFTMAX(name, row, dtype, rows)                             \
+  NOINLINE void name(const SoftmaxRun *run) {                       \
+    ROLLED for (uint32_t m = 0; m < rows; m++) row(run, m);         \
+    pack_weights(dtype, rows, run);                                 \
+  }
+#define SOFTMAXES(name, dtype)                                                                               \
+  NOINLINE void name##_row(const SoftmaxRun *run, uint32_t m) { softmax_row(dtype, run, m); }                \
+  SOFTMAX(name##_1, name##_row, dtype, 1) SOFTMAX(name##_2, name##_row, dtype, 2)                            \
+  SOFTMAX(name##_3, name##_row, dtype, 3) SOFTMAX(name##_4, name##_row, dtype, 4)                            \
+  SOFTMAX(name##_5, name##_row, dtype, 5) SOFTMAX(name##_6, name##_row, dtype, 6)                            \
+  static SoftmaxFn *const name##_fns[MAX_GROUP] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};
+SOFTMAXES(softmax_f32, KV_F32)
+SOFTMAXES(softmax_f16, KV_F16)
+SOFTMAXES(softmax_pairs, KV_INT8_PAIRS)
+#if HAS_DOT
+SOFTMAXES(softmax_dot, KV_INT8_DOT)
+#endif
 
 /* [dtype][rows - 1] */
-static SoftmaxFn *const softmax_fns[3][4] = {
-    {softmax_f32_1, softmax_f32_2, softmax_f32_3, softmax_f32_4},
-    {softmax_f16_1, softmax_f16_2, softmax_f16_3, softmax_f16_4},
-    {softmax_int8_1, softmax_int8_2, softmax_int8_3, softmax_int8_4},
+static SoftmaxFn *const *const softmax_fns[KV_DTYPES] = {softmax_f32_fns, softmax_f16_fns, softmax_f32_fns,
+                                                         softmax_pairs_fns,
+#if HAS_DOT
+                                                         softmax_dot_fns
+#endif
 };

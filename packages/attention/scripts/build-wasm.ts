@@ -1,16 +1,18 @@
 /**
  * Compiles kernels/ to wasm/ with clang from npm (itself WebAssembly, so no compiler need be installed). A module is skipped
  * when its sources, flags and compiler are the ones it was built from: their hash stands in a custom section of the module.
+ * `node scripts/build-wasm.ts peaks` builds what only benchmarks use, which no package ships.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { commands } from '@yowasp/clang';
 
 const packageRoot = resolve(import.meta.dirname, '..');
 const kernelsFolder = join(packageRoot, 'kernels');
 const wasmFolder = join(packageRoot, 'wasm');
+const benchFolder = join(packageRoot, 'bench/wasm');
 const HASH_SECTION = 'glinthawk.sources';
 
 /** Static data and scratch end below this; the host's heap begins here (`HEAP_BASE` in src/wasm-heap.ts). */
@@ -33,11 +35,15 @@ const SHARED_FLAGS = ['-matomics', '-Wl,--shared-memory'];
 const RELAXED_FLAGS = ['-mrelaxed-simd'];
 
 /** Worker pools need shared memory; where a page isn't cross-origin isolated, kernels run in its own thread without. */
-const modules = [
+const shipped = [
   { name: 'attention-relaxed-shared', flags: [...RELAXED_FLAGS, ...SHARED_FLAGS] },
   { name: 'attention-plain-shared', flags: SHARED_FLAGS },
   { name: 'attention-relaxed', flags: RELAXED_FLAGS },
   { name: 'attention-plain', flags: [] },
+];
+const peaks = [
+  { name: 'peaks-relaxed', flags: [...RELAXED_FLAGS, ...SHARED_FLAGS] },
+  { name: 'peaks-plain', flags: SHARED_FLAGS },
 ];
 
 function compilerVersion(): string {
@@ -68,11 +74,11 @@ function hashSection(hash: string): Buffer {
   return Buffer.concat([Buffer.from([0, body.length]), body]); // both lengths are below 128: one LEB128 byte each
 }
 
-async function build(name: string, flags: readonly string[]): Promise<void> {
-  const target = join(wasmFolder, `${name}.wasm`);
-  const args = [...COMMON_FLAGS, ...flags, 'attention.c', '-o', 'out.wasm'];
+async function build(folder: string, source: string, name: string, flags: readonly string[]): Promise<void> {
+  const target = join(folder, `${name}.wasm`);
+  const args = [...COMMON_FLAGS, ...flags, source, '-o', 'out.wasm'];
   const section = hashSection(sourceHash(args));
-  const label = `wasm/${name}.wasm`;
+  const label = relative(packageRoot, target);
   if (existsSync(target) && readFileSync(target).subarray(-section.length).equals(section)) {
     console.log(`${label}: up to date`);
     return;
@@ -99,7 +105,7 @@ async function build(name: string, flags: readonly string[]): Promise<void> {
     console.error(`${label} did not compile:\n${messages}`);
     process.exit(1);
   }
-  mkdirSync(wasmFolder, { recursive: true });
+  mkdirSync(folder, { recursive: true });
   // Renamed into place, so that a reader, or another build at the same time, never sees half a module.
   const partial = `${target}.${process.pid}.partial`;
   writeFileSync(partial, Buffer.concat([built, section]));
@@ -108,4 +114,8 @@ async function build(name: string, flags: readonly string[]): Promise<void> {
   console.log(`${label}: ${((built.length + section.length) / 1024).toFixed(1)} KiB in ${seconds} s`);
 }
 
-for (const { name, flags } of modules) await build(name, flags);
+if (process.argv[2] === 'peaks') {
+  for (const { name, flags } of peaks) await build(benchFolder, 'peaks.c', name, flags);
+} else {
+  for (const { name, flags } of shipped) await build(wasmFolder, 'attention.c', name, flags);
+}

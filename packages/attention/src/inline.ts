@@ -1,7 +1,7 @@
 /** Attention in the calling thread: one shard, for tests, and where workers can't share memory. */
 import type { AttentionGeometry, KvDtype } from '@glinthawk/core';
 import type { AttentionBackend } from './backend.ts';
-import { attentionKernelInfo, instantiateKernel, loadKernel } from './kernel.ts';
+import { attentionKernelInfo, type Int8Kernel, instantiateKernel, int8Kernel, loadKernel } from './kernel.ts';
 import { LocalAttention } from './local-attention.ts';
 import { planShards } from './plan-shards.ts';
 import type { KernelBuild } from './platform.ts';
@@ -15,6 +15,8 @@ export interface InlineAttentionOptions {
   readonly blockTokens?: number;
   /** Default: the fastest that this machine runs. */
   readonly build?: KernelBuild;
+  /** Default: what suits this machine. `dot` only where that is the default. */
+  readonly int8?: Int8Kernel;
   readonly name?: string;
 }
 
@@ -23,13 +25,13 @@ export async function createInlineAttention(
   geometry: AttentionGeometry,
   options: InlineAttentionOptions,
 ): Promise<AttentionBackend> {
-  const { kvDtype, name = 'inline' } = options;
+  const { kvDtype, name = 'inline', build = attentionKernelInfo().build, int8 = int8Kernel(build) } = options;
   const { layout, blocks, heapBytes } = planShards(geometry, { ...options, workers: 1 });
-  const module = await loadKernel(options.build ?? attentionKernelInfo().build, false);
+  const module = await loadKernel(build, false);
   const memory = createMemory(heapBytes, false);
   const heap = new WasmHeap(memory, heapBytes);
   const kernel = instantiateKernel(module, memory);
-  const config = writeConfig(heap, geometry, kvDtype, layout);
+  const config = writeConfig(heap, geometry, kvDtype, layout, int8);
   let busyMs = 0;
   const runner: ShardRunner = {
     async attend(step, layer, qkv, output, totals) {

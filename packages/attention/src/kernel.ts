@@ -17,17 +17,57 @@ const RELAXED_PROBE = new Uint8Array([
   0x02, 0x0b,
 ]);
 
+/**
+ * (module (func (export "p") (result i32)
+ *   i32.const 127  i8x16.splat  i32.const -1  i8x16.splat  i32.const 0  i8x16.splat
+ *   i32x4.relaxed_dot_i8x16_i7x16_add_s  i32x4.extract_lane 0))
+ */
+const DOT_PROBE = new Uint8Array([
+  0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x05, 0x01, 0x60, 0x00, 0x01, 0x7f, 0x03, 0x02, 0x01, 0x00,
+  0x07, 0x05, 0x01, 0x01, 0x70, 0x00, 0x00, 0x0a, 0x17, 0x01, 0x15, 0x00, 0x41, 0xff, 0x00, 0xfd, 0x0f, 0x41, 0x7f,
+  0xfd, 0x0f, 0x41, 0x00, 0xfd, 0x0f, 0xfd, 0x93, 0x02, 0xfd, 0x1b, 0x00, 0x0b,
+]);
+
+/**
+ * How int8 KV is multiplied. `dot`: by relaxed dots of bytes, 16 products an instruction, with q and softmax weights rounded to 8
+ * bits. `pairs`: by dots of int16, in steps of two, with q and weights in 16 bits.
+ */
+export type Int8Kernel = 'dot' | 'pairs';
+
+/**
+ * WebAssembly leaves open how the second operand of a relaxed dot is read when its top bit is set. Only as an unsigned byte, and
+ * without saturation between the products, do the kernels' sums come out right: AVX-VNNI does so (x86-64 since 2021), in one
+ * instruction. Elsewhere it is several instructions and no faster than int16.
+ */
+function relaxedDotIsUnsigned(): boolean {
+  if (!WebAssembly.validate(DOT_PROBE)) return false;
+  const { p } = new WebAssembly.Instance(new WebAssembly.Module(DOT_PROBE)).exports;
+  return typeof p === 'function' && p() === 4 * 127 * 255;
+}
+
 export interface AttentionKernelInfo {
   /** The build that is used unless another is asked for. */
   readonly build: KernelBuild;
   readonly relaxedSimd: boolean;
+  /** How the build multiplies int8 KV. */
+  readonly int8: Int8Kernel;
   /** Whether workers can be used; without, attention runs in the calling thread. */
   readonly sharedMemory: boolean;
 }
 
 export function attentionKernelInfo(): AttentionKernelInfo {
   const relaxedSimd = WebAssembly.validate(RELAXED_PROBE);
-  return { build: relaxedSimd ? 'relaxed' : 'plain', relaxedSimd, sharedMemory: platform.sharedMemory() };
+  const build = relaxedSimd ? 'relaxed' : 'plain';
+  return { build, relaxedSimd, int8: int8Kernel(build), sharedMemory: platform.sharedMemory() };
+}
+
+let dotIsUnsigned: boolean | undefined;
+
+/** What is used for int8 KV on this machine. */
+export function int8Kernel(build: KernelBuild): Int8Kernel {
+  if (build === 'plain') return 'pairs';
+  dotIsUnsigned ??= relaxedDotIsUnsigned();
+  return dotIsUnsigned ? 'dot' : 'pairs';
 }
 
 const compiled = new Map<WasmName, Promise<WebAssembly.Module>>();

@@ -18,9 +18,8 @@ const BLOCKS_WANTED = 64;
 const PAGE_PADDING = 256;
 const PADDED_FROM_BYTES = 16 << 10;
 
-/** The order is that of the enum in kernels/layout.h. */
-export const KV_DTYPES: readonly KvDtype[] = ['f32', 'f16', 'int8'];
-const ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, int8: 1 };
+export const KV_DTYPES: readonly KvDtype[] = ['f32', 'f16', 'bf16', 'int8'];
+const ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
 
 export interface PageLayout {
   readonly blockTokens: number;

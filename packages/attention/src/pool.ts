@@ -14,7 +14,7 @@ import {
 import { platform } from '#platform';
 import type { AttentionBackend, AttentionSource } from './backend.ts';
 import { createInlineAttention, type InlineAttentionOptions } from './inline.ts';
-import { attentionKernelInfo, loadKernel } from './kernel.ts';
+import { attentionKernelInfo, int8Kernel, loadKernel } from './kernel.ts';
 import { LocalAttention } from './local-attention.ts';
 import { planShards } from './plan-shards.ts';
 import type { Platform } from './platform.ts';
@@ -55,7 +55,9 @@ export async function createPool(
     return createInlineAttention(geometry, { ...options, name });
   }
   const { layout, blocks, heapBytes } = planShards(geometry, { ...options, workers });
-  const module = await loadKernel(options.build ?? attentionKernelInfo().build, true);
+  const { build = attentionKernelInfo().build } = options;
+  const { int8 = int8Kernel(build) } = options;
+  const module = await loadKernel(build, true);
   const { promise: lost, resolve: resolveLost } = Promise.withResolvers<NodeLostError>();
 
   const queues: CommandQueue[] = [];
@@ -67,7 +69,7 @@ export async function createPool(
   const starting = Array.from({ length: workers }, async (_, index) => {
     const memory = createMemory(heapBytes, true);
     const heap = new WasmHeap(memory, heapBytes);
-    const config = writeConfig(heap, geometry, kvDtype, layout);
+    const config = writeConfig(heap, geometry, kvDtype, layout, int8);
     const control = new SharedArrayBuffer(CONTROL_BYTES);
     const data = { name: `glinthawk-attention-${index}`, module, memory, control, config };
     const worker = await platform.startWorker(data, onGone);

@@ -3,7 +3,8 @@
  * first grows into them and given back whole. Which slot has which blocks is LocalAttention's business.
  */
 import { type AttentionGeometry, CapacityError, type KvDtype, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
-import { KV_DTYPES, type PageLayout } from './page-layout.ts';
+import { attentionKernelInfo, type Int8Kernel } from './kernel.ts';
+import type { PageLayout } from './page-layout.ts';
 import { roundUp, type WasmHeap } from './wasm-heap.ts';
 
 /** Runs attend commands one after the other, in order. */
@@ -19,13 +20,31 @@ const CONFIG_FIELDS = 11;
 const STEP_FIELDS = 4;
 const ENTRY_FIELDS = 4;
 
-/** Writes the kernels' Config (kernels/layout.h) and returns its address. */
-export function writeConfig(heap: WasmHeap, geometry: AttentionGeometry, kvDtype: KvDtype, layout: PageLayout): number {
+/** The enum in kernels/layout.h. int8 pages are laid out by the kernel that reads them. */
+const KERNEL_DTYPES: Readonly<Record<Exclude<KvDtype, 'int8'> | Int8Kernel, number>> = {
+  f32: 0,
+  f16: 1,
+  bf16: 2,
+  pairs: 3,
+  dot: 4,
+};
+
+/**
+ * Writes the kernels' Config (kernels/layout.h) and returns its address.
+ * @param int8 'dot' only with the relaxed build
+ */
+export function writeConfig(
+  heap: WasmHeap,
+  geometry: AttentionGeometry,
+  kvDtype: KvDtype,
+  layout: PageLayout,
+  int8: Int8Kernel = attentionKernelInfo().int8,
+): number {
   const config = heap.allocate(4 * (CONFIG_FIELDS + geometry.layers));
   const at = config / 4;
   heap.u32.set(
     [
-      KV_DTYPES.indexOf(kvDtype),
+      KERNEL_DTYPES[kvDtype === 'int8' ? int8 : kvDtype],
       geometry.kvHeads,
       geometry.groupSize,
       geometry.headDim,

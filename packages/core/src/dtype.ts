@@ -4,7 +4,7 @@
  */
 export type FloatDtype = 'f32' | 'f16' | 'bf16';
 /** What a KV cache stores. int8 has one f32 scale per token and KV head, for K and for V. */
-export type KvDtype = 'f32' | 'f16' | 'int8';
+export type KvDtype = 'f32' | 'f16' | 'bf16' | 'int8';
 
 export const FLOAT_BYTES: Readonly<Record<FloatDtype, number>> = { f32: 4, f16: 2, bf16: 2 };
 

@@ -80,7 +80,12 @@ export function describeModel(model: Model): ModelDescription {
 /** Bytes that one token's K and V take over all layers; int8 has an f32 scale for K and one for V per KV head. */
 export function kvBytesPerToken(config: Model['config']): Readonly<Record<KvDtype, number>> {
   const perByte = 2 * config.layers * config.kvHeads;
-  return { f32: perByte * config.headDim * 4, f16: perByte * config.headDim * 2, int8: perByte * (config.headDim + 4) };
+  return {
+    f32: perByte * config.headDim * 4,
+    f16: perByte * config.headDim * 2,
+    bf16: perByte * config.headDim * 2,
+    int8: perByte * (config.headDim + 4),
+  };
 }
 
 function totalsByKind(model: Model): readonly TensorKindTotal[] {
