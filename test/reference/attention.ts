@@ -153,6 +153,7 @@ class ReferenceAttention implements AttentionBackend {
       blockTokens,
       blockBytes: blockTokens * geometry.layers * geometry.kvHeads * geometry.headDim * 8,
       shards: (options.shards ?? [4096]).map((blocks) => ({ blocks })),
+      workers: (options.shards ?? [4096]).length,
     };
     this.lost = new Promise((resolve) => {
       this.#lose = resolve;
@@ -171,6 +172,10 @@ class ReferenceAttention implements AttentionBackend {
     const { layers } = this.geometry;
     const empty = () => Array.from({ length: layers }, () => []);
     this.#slots.set(slot.index, { generation: slot.generation, shard, tokens: 0, keys: empty(), values: empty() });
+  }
+
+  fork(slot: Slot, _parent: Slot, _tokens: number): void {
+    throw new InputError('SLOT_TAKEN', `slot ${slot.index}: forks are being built`);
   }
 
   free(slot: Slot): void {
@@ -222,6 +227,9 @@ class ReferenceAttention implements AttentionBackend {
       bytesSent: 0,
       bytesReceived: 0,
       roundTripMs: 0,
+      kvBytesRead: 0,
+      appendedTokens: 0,
+      forkedTokens: 0,
     };
   }
 

@@ -134,7 +134,9 @@ function addRun(program: Command, verbs: Verbs): void {
         .argParser(attentionPlaces)
         .default(attentionPlaces('local'), 'local'),
     )
-    .addOption(new Option('--kv <dtype>', 'what the KV cache holds').choices(['f16', 'f32', 'int8']).default('f16'))
+    .addOption(
+      new Option('--kv <dtype>', 'what the KV cache holds').choices(['f16', 'bf16', 'f32', 'int8']).default('f16'),
+    )
     .option('--kv-memory <size>', 'KV memory of local attention, like 4GiB (default: half of what is free)', byteSize)
     .addOption(
       new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16']).default('f32'),

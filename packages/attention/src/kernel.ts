@@ -5,7 +5,7 @@
 import { DeviceError } from '@glinthawk/core';
 import { platform } from '#platform';
 import type { KernelBuild, WasmName } from './platform.ts';
-import { HEAP_BASE } from './wasm-heap.ts';
+import { HEAP_BASE, roundUp } from './wasm-heap.ts';
 
 /**
  * (module (func (result v128)
@@ -110,14 +110,24 @@ export interface Kernel {
 /** @throws DeviceError when the module and this code don't belong together */
 export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernel {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-  const { __heap_base: heapBase, attend, read_memory } = exports;
-  if (!(heapBase instanceof WebAssembly.Global) || typeof attend !== 'function' || typeof read_memory !== 'function') {
+  const { __heap_base: heapBase, attend, scratch_bytes: scratchBytes, read_memory } = exports;
+  if (
+    !(heapBase instanceof WebAssembly.Global) ||
+    typeof attend !== 'function' ||
+    typeof scratchBytes !== 'function' ||
+    typeof read_memory !== 'function'
+  ) {
     throw new DeviceError('KERNEL_MISMATCH', 'the attention kernels lack an export', {
       hint: 'run: npm run build:wasm',
     });
   }
-  if (heapBase.value > HEAP_BASE) {
-    throw new DeviceError('KERNEL_MISMATCH', `kernel scratch ends at ${heapBase.value}, above HEAP_BASE ${HEAP_BASE}`);
+  const scratch = roundUp(heapBase.value);
+  const end = scratch + scratchBytes();
+  if (end > HEAP_BASE) {
+    throw new DeviceError('KERNEL_MISMATCH', `kernel scratch ends at ${end}, above HEAP_BASE ${HEAP_BASE}`);
   }
-  return { attend: attend as Kernel['attend'], read_memory: read_memory as Kernel['read_memory'] };
+  return {
+    attend: (config, step, layer, qkv, output, totals) => attend(config, scratch, step, layer, qkv, output, totals),
+    read_memory: read_memory as Kernel['read_memory'],
+  };
 }

@@ -3,7 +3,6 @@ import { type AttentionGeometry, CapacityError, InputError, NodeLostError } from
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { AttentionBackend } from './backend.ts';
 import { createInlineAttention } from './inline.ts';
-import type { LogSumExpBackend } from './remote/log-sum-exp.ts';
 
 const geometry: AttentionGeometry = {
   layers: 2,
@@ -188,7 +187,7 @@ describe('steps', () => {
     backend.announce({ id: 904, entries: [{ slot: slot(0), position: 0, count: 2 }] });
     const qkv = ramp(2 * QKV);
     const logSumExp = new Float32Array(2 * 4);
-    await (backend as LogSumExpBackend).attendWithLogSumExp(904, 0, qkv, new Float32Array(2 * OUT), logSumExp);
+    await backend.attend(904, 0, qkv, new Float32Array(2 * OUT), logSumExp);
     for (let row = 0; row < 2; row++) {
       for (let head = 0; head < 4; head++) {
         let sum = 0;

@@ -12,9 +12,16 @@ import {
   outputRowFloats,
   qkvRowFloats,
 } from '@glinthawk/core';
-import type { AttentionCapacity, AttentionLimits, AttentionStats, AttentionStep, Slot, StepEntry } from './backend.ts';
+import type {
+  AttentionBackend,
+  AttentionCapacity,
+  AttentionLimits,
+  AttentionStats,
+  AttentionStep,
+  Slot,
+  StepEntry,
+} from './backend.ts';
 import type { PageLayout } from './page-layout.ts';
-import type { LogSumExpBackend } from './remote/log-sum-exp.ts';
 import {
   markEntryDead,
   type Shard,
@@ -69,7 +76,7 @@ export interface LocalAttentionParts {
   readonly lost: Promise<NodeLostError>;
 }
 
-export class LocalAttention implements LogSumExpBackend {
+export class LocalAttention implements AttentionBackend {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
@@ -102,6 +109,7 @@ export class LocalAttention implements LogSumExpBackend {
       blockTokens: layout.blockTokens,
       blockBytes: layout.blockBytes,
       shards: shards.map(({ blocks }) => ({ blocks })),
+      workers: shards.length,
     };
     this.limits = {
       maxStepRows: Math.floor((heapBytes.staging - STAGING_SLACK_BYTES) / stagingRowBytes(geometry)),
@@ -131,6 +139,10 @@ export class LocalAttention implements LogSumExpBackend {
     const blockTable = shard.heap.allocate(this.#tableBytes);
     this.#generations.set(index, generation);
     this.#slots.set(index, { slot: { index, generation }, shard, blockTable, blocks: [], tokens: 0 });
+  }
+
+  fork(slot: Slot, _parent: Slot, _tokens: number): void {
+    throw new InputError('ATTENTION_SLOT', `slot ${slot.index}: forks are being built`);
   }
 
   free(slot: Slot): void {
@@ -171,26 +183,12 @@ export class LocalAttention implements LogSumExpBackend {
     this.#steps.set(step.id, { rows, parts, failure, running: false, retired: false });
   }
 
-  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
-    return this.#attend(stepId, layer, qkv, output, null);
-  }
-
-  attendWithLogSumExp(
+  async attend(
     stepId: number,
     layer: number,
     qkv: Float32Array,
     output: Float32Array,
-    logSumExp: Float32Array,
-  ): Promise<void> {
-    return this.#attend(stepId, layer, qkv, output, logSumExp);
-  }
-
-  async #attend(
-    stepId: number,
-    layer: number,
-    qkv: Float32Array,
-    output: Float32Array,
-    logSumExp: Float32Array | null,
+    logSumExp: Float32Array | null = null,
   ): Promise<void> {
     this.#requireOpen();
     const step = this.#steps.get(stepId);
@@ -229,7 +227,7 @@ export class LocalAttention implements LogSumExpBackend {
       usedBlocks += shard.usedBlocks;
       busyMs += shard.runner.busyMs;
     }
-    const none = { bytesSent: 0, bytesReceived: 0, roundTripMs: 0 };
+    const none = { bytesSent: 0, bytesReceived: 0, roundTripMs: 0, kvBytesRead: 0, appendedTokens: 0, forkedTokens: 0 };
     return { usedBlocks, openSlots: this.#slots.size, busyMs, ...none };
   }
 

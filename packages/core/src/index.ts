@@ -3,6 +3,7 @@ export * from './errors.ts';
 export * from './logger.ts';
 export * from './model-config.ts';
 export * from './rope.ts';
+export * from './rows.ts';
 export * from './sleep.ts';
 export * from './tokenizer.ts';
 export * from './weights.ts';

@@ -269,7 +269,12 @@ describe('inspection', () => {
       features: [],
       tokenizer: null,
       chatTemplate: false,
-      kvBytesPerToken: { f32: 2 * 2 * 2 * 8 * 4, f16: 2 * 2 * 2 * 8 * 2, bf16: 2 * 2 * 2 * 8 * 2, int8: 2 * 2 * 2 * (8 + 4) },
+      kvBytesPerToken: {
+        f32: 2 * 2 * 2 * 8 * 4,
+        f16: 2 * 2 * 2 * 8 * 2,
+        bf16: 2 * 2 * 2 * 8 * 2,
+        int8: 2 * 2 * 2 * (8 + 4),
+      },
     });
     expect(JSON.parse(JSON.stringify(description))).toEqual(description);
     await model.close();

@@ -105,7 +105,7 @@ export function decodeHello(payload: Uint8Array): Hello {
     clientId: fields.string('clientId', MAX_NAME_CHARS),
     nonce: fields.hexBytes('nonce', NONCE_BYTES),
     fingerprint: fields.string('fingerprint', MAX_NAME_CHARS),
-    kvDtype: fields.oneOf('kvDtype', ['f32', 'f16', 'int8']),
+    kvDtype: fields.oneOf('kvDtype', ['f32', 'f16', 'bf16', 'int8']),
     wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
     capabilities: decodeCapabilities(fields),
     geometry: decodeGeometry(fields.object('geometry')),
@@ -140,7 +140,7 @@ export function decodeWelcome(payload: Uint8Array): Welcome {
   };
 }
 
-const KV_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, int8: 1 };
+const KV_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
 
 /**
  * Whether a node can have what it promises to whom says HELLO: a promise that nobody can keep draws work to where it fails.

@@ -24,7 +24,7 @@ export async function modelsInspect(path: string, flags: { readonly json?: boole
       ['RoPE', `theta ${rope.theta}, scaling ${rope.scaling.type}`],
       ['vocabulary', `${count(about.vocabSize)}${about.tiedEmbeddings ? ', embeddings tied' : ''}`],
       ['context', `${count(about.contextTokens)} tokens`],
-      ['KV per token', `f32 ${bytes(kv.f32)}, f16 ${bytes(kv.f16)}, int8 ${bytes(kv.int8)}`],
+      ['KV per token', `f32 ${bytes(kv.f32)}, f16 and bf16 ${bytes(kv.f16)}, int8 ${bytes(kv.int8)}`],
       ['tokenizer', about.tokenizer === null ? 'none (prompts must be token ids)' : about.tokenizer.kind],
       ['chat template', about.chatTemplate ? 'yes' : 'none (completions only)'],
       ['begin, end', `${about.bosTokenId ?? 'none'}, ${about.eosTokenIds.join(', ') || 'none'}`],

@@ -98,6 +98,10 @@ class ObservedBackend implements AttentionBackend {
     this.#inner.open(slot, shard);
   }
 
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    this.#inner.fork(slot, parent, tokens);
+  }
+
   free(slot: Slot): void {
     this.#inner.free(slot);
   }
@@ -106,13 +110,19 @@ class ObservedBackend implements AttentionBackend {
     this.#inner.announce(step);
   }
 
-  async attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+  async attend(
+    stepId: number,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp?: Float32Array,
+  ): Promise<void> {
     const latencyMs = this.#latency.ms;
     const sentMs = performance.now();
     this.#source.bytesOut += qkv.byteLength;
     if (latencyMs > 0) await this.#delays.until(sentMs + latencyMs / 2);
     const arrivedMs = performance.now();
-    await this.#inner.attend(stepId, layer, qkv, output);
+    await this.#inner.attend(stepId, layer, qkv, output, logSumExp);
     const returnedMs = performance.now();
     // The way back takes what is left of the latency, so that a timer's error on the way there doesn't add up.
     if (latencyMs > 0) await this.#delays.until(returnedMs + latencyMs - (arrivedMs - sentMs));

@@ -1,15 +1,13 @@
 /** A backend that counts its attends, and says what it holds while it is open; everything else is the backend's own. */
-import {
-  type AttentionBackend,
-  type AttentionCapacity,
-  type AttentionLimits,
-  type AttentionStats,
-  type AttentionStep,
-  hasLogSumExp,
-  type LogSumExpBackend,
-  type Slot,
+import type {
+  AttentionBackend,
+  AttentionCapacity,
+  AttentionLimits,
+  AttentionStats,
+  AttentionStep,
+  Slot,
 } from '@glinthawk/attention';
-import { type AttentionGeometry, InputError, type KvDtype, type NodeLostError } from '@glinthawk/core';
+import type { AttentionGeometry, KvDtype, NodeLostError } from '@glinthawk/core';
 
 /** Over all sessions of a node. */
 export interface AttendCount {
@@ -18,7 +16,7 @@ export interface AttendCount {
   capacity: AttentionCapacity | null;
 }
 
-export class CountedBackend implements LogSumExpBackend {
+export class CountedBackend implements AttentionBackend {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
@@ -44,6 +42,10 @@ export class CountedBackend implements LogSumExpBackend {
     this.#inner.open(slot, shard);
   }
 
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    this.#inner.fork(slot, parent, tokens);
+  }
+
   free(slot: Slot): void {
     this.#inner.free(slot);
   }
@@ -52,23 +54,15 @@ export class CountedBackend implements LogSumExpBackend {
     this.#inner.announce(step);
   }
 
-  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
-    this.#count.attends++;
-    return this.#inner.attend(stepId, layer, qkv, output);
-  }
-
-  attendWithLogSumExp(
+  attend(
     stepId: number,
     layer: number,
     qkv: Float32Array,
     output: Float32Array,
-    logSumExp: Float32Array,
+    logSumExp?: Float32Array,
   ): Promise<void> {
-    if (!hasLogSumExp(this.#inner)) {
-      return Promise.reject(new InputError('NO_LOG_SUM_EXP', `${this.name} does not give the log-sum-exp`));
-    }
     this.#count.attends++;
-    return this.#inner.attendWithLogSumExp(stepId, layer, qkv, output, logSumExp);
+    return this.#inner.attend(stepId, layer, qkv, output, logSumExp);
   }
 
   retire(stepId: number): void {

@@ -37,7 +37,7 @@ export const MODEL: ModelReport = {
     tokenizer: null,
     chatTemplate: true,
     generationDefaults: { temperature: 0.7, topP: 0.9 },
-    kvBytesPerToken: { f32: 3072, f16: 1536, int8: 864 },
+    kvBytesPerToken: { f32: 3072, f16: 1536, bf16: 1536, int8: 864 },
     notes: [],
   },
   wasmWeightBytes: 6_800_000,

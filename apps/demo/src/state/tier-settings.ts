@@ -71,7 +71,7 @@ export function restoreTierSettings(base: TierSettings, json: string | null): Ti
     weightDtype: oneOf(stored.weightDtype, ['auto', 'f32', 'f16'], base.weightDtype),
     workers: integer(stored.workers, 0, MAX_WORKERS, base.workers),
     remotes: remotesOf(stored.remotes),
-    kvDtype: oneOf(stored.kvDtype, ['f16', 'f32', 'int8'], base.kvDtype),
+    kvDtype: oneOf(stored.kvDtype, ['f16', 'bf16', 'f32', 'int8'], base.kvDtype),
     kvBytes: integer(stored.kvBytes, MIN_KV_BYTES, MAX_KV_BYTES, base.kvBytes),
     inFlight: stored.inFlight === 'auto' ? 'auto' : integer(stored.inFlight, 1, MAX_IN_FLIGHT, base.inFlight),
     microBatchRows:

@@ -33,7 +33,6 @@ import {
   welcomeFrame,
 } from '@glinthawk/wire';
 import type { AttentionBackend, AttentionSource } from '../backend.ts';
-import { hasLogSumExp } from './log-sum-exp.ts';
 import { NodeSession } from './node-session.ts';
 
 export interface AttentionNodeOptions {
@@ -336,7 +335,7 @@ export class AttentionNode {
     const backend = await creating;
     tenancy.backend = backend;
     if (abort.signal.aborted) throw new ConnectionClosedError(from);
-    const logSumExp = hello.capabilities.includes('log-sum-exp') && hasLogSumExp(backend);
+    const logSumExp = hello.capabilities.includes('log-sum-exp');
     const capabilities: readonly Capability[] = logSumExp ? ['log-sum-exp'] : [];
     const own = backend.limits ?? this.#limits;
     const limits: SessionLimits = {

@@ -1,4 +1,3 @@
 export * from './attention-node.ts';
-export * from './log-sum-exp.ts';
 export * from './remote-attention.ts';
 export * from './remote-source.ts';

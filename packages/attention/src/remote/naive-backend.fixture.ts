@@ -10,8 +10,7 @@ import {
   outputRowFloats,
   qkvRowFloats,
 } from '@glinthawk/core';
-import type { AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
-import type { LogSumExpBackend } from './log-sum-exp.ts';
+import type { AttentionBackend, AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
 
 export interface NaiveBackendOptions {
   readonly blocks?: number;
@@ -29,7 +28,7 @@ interface NaiveSlot {
 
 const BLOCK_TOKENS = 16;
 
-export class NaiveBackend implements LogSumExpBackend {
+export class NaiveBackend implements AttentionBackend {
   readonly name = 'naive';
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
@@ -40,6 +39,7 @@ export class NaiveBackend implements LogSumExpBackend {
   readonly fail: (error: NodeLostError) => void;
   closed = false;
   attends = 0;
+  #forkedTokens = 0;
   readonly #before: NonNullable<NaiveBackendOptions['before']>;
 
   constructor(geometry: AttentionGeometry, kvDtype: KvDtype, options: NaiveBackendOptions = {}) {
@@ -48,7 +48,7 @@ export class NaiveBackend implements LogSumExpBackend {
     this.#before = options.before ?? (() => {});
     const blockBytes = BLOCK_TOKENS * geometry.layers * geometry.kvHeads * geometry.headDim * 2 * 4;
     const shards = Array.from({ length: options.shards ?? 1 }, () => ({ blocks: options.blocks ?? 64 }));
-    this.capacity = { blockTokens: BLOCK_TOKENS, blockBytes, shards };
+    this.capacity = { blockTokens: BLOCK_TOKENS, blockBytes, shards, workers: 1 };
     const { promise, resolve } = Promise.withResolvers<NodeLostError>();
     this.lost = promise;
     this.fail = resolve;
@@ -57,6 +57,14 @@ export class NaiveBackend implements LogSumExpBackend {
   open(slot: Slot, shard: number): void {
     if (shard >= this.capacity.shards.length) throw new CapacityError('BAD_SHARD', `no shard ${shard}`);
     this.slots.set(slot.index, { generation: slot.generation, keys: new Map(), values: new Map(), tokens: 0 });
+  }
+
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    const from = this.slots.get(parent.index);
+    if (from?.generation !== parent.generation) throw new Error(`slot ${parent.index} is not open`);
+    const { generation } = slot;
+    this.slots.set(slot.index, { generation, keys: new Map(from.keys), values: new Map(from.values), tokens });
+    this.#forkedTokens += tokens;
   }
 
   free(slot: Slot): void {
@@ -71,16 +79,12 @@ export class NaiveBackend implements LogSumExpBackend {
     this.steps.delete(stepId);
   }
 
-  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
-    return this.attendWithLogSumExp(stepId, layer, qkv, output, undefined);
-  }
-
-  async attendWithLogSumExp(
+  async attend(
     stepId: number,
     layer: number,
     qkv: Float32Array, // [rows, (groupSize + 2) kvHeads headDim]
     output: Float32Array, // [rows, groupSize kvHeads headDim]
-    logSumExp: Float32Array | undefined, // [rows, groupSize kvHeads]
+    logSumExp?: Float32Array, // [rows, groupSize kvHeads]
   ): Promise<void> {
     const step = this.steps.get(stepId);
     await this.#before(stepId, layer);
@@ -91,16 +95,16 @@ export class NaiveBackend implements LogSumExpBackend {
     const heads = kvHeads * groupSize;
     const rowFloats = qkvRowFloats(this.geometry);
     let row = 0;
-    for (const { slot, position, count } of step.entries) {
+    for (const { slot, position, count, visit = false } of step.entries) {
       const kv = this.slots.get(slot.index);
       if (kv?.generation !== slot.generation) throw new Error(`slot ${slot.index} is not open`);
-      this.#reserve(kv, position + count);
+      if (!visit) this.#reserve(kv, position + count);
       for (let i = 0; i < count; i++, row++) {
         const q = qkv.subarray(row * rowFloats, row * rowFloats + heads * headDim);
         const k = qkv.slice(row * rowFloats + heads * headDim, row * rowFloats + (heads + kvHeads) * headDim);
         const v = qkv.slice(row * rowFloats + (heads + kvHeads) * headDim, (row + 1) * rowFloats);
-        kv.keys.set(`${layer}:${position + i}`, k);
-        kv.values.set(`${layer}:${position + i}`, v);
+        if (!visit) kv.keys.set(`${layer}:${position + i}`, k);
+        if (!visit) kv.values.set(`${layer}:${position + i}`, v);
         for (let head = 0; head < heads; head++) {
           const o = output.subarray(row * outputRowFloats(this.geometry) + head * headDim).subarray(0, headDim);
           const lse = this.#attendHead(
@@ -123,15 +127,16 @@ export class NaiveBackend implements LogSumExpBackend {
     const first = window === 0 ? 0 : Math.max(0, position + 1 - window);
     const at = Math.floor(head / groupSize) * headDim;
     const weights: number[] = [];
-    for (let t = first; t <= position; t++) {
+    for (let t = first; t <= position && t < kv.tokens; t++) {
       const k = kv.keys.get(`${layer}:${t}`) as Float32Array;
       let score = 0;
       for (let d = 0; d < headDim; d++) score += (q[d] as number) * (k[at + d] as number);
       weights.push(score * softmaxScale);
     }
+    o.fill(0);
+    if (weights.length === 0) return Number.NEGATIVE_INFINITY;
     const top = Math.max(...weights);
     const sum = weights.reduce((total, weight) => total + Math.exp(weight - top), 0);
-    o.fill(0);
     weights.forEach((weight, i) => {
       const v = kv.values.get(`${layer}:${first + i}`) as Float32Array;
       const p = Math.exp(weight - top) / sum;
@@ -152,8 +157,9 @@ export class NaiveBackend implements LogSumExpBackend {
   stats(): AttentionStats {
     let usedBlocks = 0;
     for (const { tokens } of this.slots.values()) usedBlocks += Math.ceil(tokens / BLOCK_TOKENS);
-    const none = { bytesSent: 0, bytesReceived: 0, roundTripMs: 0 };
-    return { usedBlocks, openSlots: this.slots.size, busyMs: this.attends, ...none };
+    const none = { bytesSent: 0, bytesReceived: 0, roundTripMs: 0, kvBytesRead: 0, appendedTokens: 0 };
+    const { size: openSlots } = this.slots;
+    return { usedBlocks, openSlots, busyMs: this.attends, forkedTokens: this.#forkedTokens, ...none };
   }
 
   allocatedBytes(): number {

@@ -38,7 +38,6 @@ import {
   type WireDtype,
 } from '@glinthawk/wire';
 import type { AttentionBackend, Slot } from '../backend.ts';
-import { hasLogSumExp, type LogSumExpBackend } from './log-sum-exp.ts';
 
 /** ATTENDs under way at once, by number and by bytes; beyond them the node stops reading until one is done. */
 const MAX_PENDING_ATTENDS = 64;
@@ -74,7 +73,7 @@ export class NodeSession {
   readonly #backend: AttentionBackend;
   readonly #geometry: AttentionGeometry;
   readonly #dtype: WireDtype;
-  readonly #logSumExpBackend: LogSumExpBackend | undefined;
+  readonly #logSumExp: boolean;
   readonly #limits: SessionLimits;
   readonly #pool = new BufferPool();
   readonly #slots = new Map<number, OpenSlot>();
@@ -96,7 +95,7 @@ export class NodeSession {
     this.#backend = options.backend;
     this.#geometry = options.geometry;
     this.#dtype = options.wireDtype;
-    this.#logSumExpBackend = options.logSumExp && hasLogSumExp(options.backend) ? options.backend : undefined;
+    this.#logSumExp = options.logSumExp;
     this.#limits = options.limits;
   }
 
@@ -223,7 +222,7 @@ export class NodeSession {
     if (dtype !== this.#dtype) throw refuse('BAD_DTYPE', `ATTEND comes as ${dtype}; ${this.#dtype} was agreed on`);
     const expected = qkvBytes(this.#geometry, rows, this.#dtype);
     if (payloadBytes !== expected) throw refuse('BAD_LENGTH', `ATTEND has ${payloadBytes} bytes; expected ${expected}`);
-    if ((header.flags & FLAG_LOG_SUM_EXP) !== 0 && this.#logSumExpBackend === undefined) {
+    if ((header.flags & FLAG_LOG_SUM_EXP) !== 0 && !this.#logSumExp) {
       throw refuse('NO_LOG_SUM_EXP', 'ATTEND asks for the log-sum-exp, which was not agreed on');
     }
     if (this.#pending.has(attendKey(id, layer))) {
@@ -339,8 +338,8 @@ export class NodeSession {
     const key = attendKey(id, layer);
     const o = this.#pool.take(outputBytes(this.#geometry, rows, 'f32'));
     const output = new Float32Array(o.buffer, 0, rows * outputRowFloats(this.#geometry)); // [rows, groupSize kvHeads headDim]
-    const wanted = (header.flags & FLAG_LOG_SUM_EXP) !== 0 ? this.#logSumExpBackend : undefined;
-    const lse = wanted && this.#pool.take(logSumExpBytes(this.#geometry, rows));
+    const wanted = (header.flags & FLAG_LOG_SUM_EXP) !== 0;
+    const lse = !wanted ? undefined : this.#pool.take(logSumExpBytes(this.#geometry, rows));
     let qkv = pooled;
     this.#pending.add(key);
     const bytes = payload.byteLength + o.byteLength;
@@ -358,11 +357,8 @@ export class NodeSession {
         if (qkv !== undefined) this.#pool.give(qkv);
         qkv = wide;
       }
-      if (wanted === undefined || lse === undefined) await this.#backend.attend(id, layer, qkvFloats, output);
-      else {
-        const logSumExp = new Float32Array(lse.buffer, 0, lse.byteLength / 4);
-        await wanted.attendWithLogSumExp(id, layer, qkvFloats, output, logSumExp);
-      }
+      const logSumExp = lse === undefined ? undefined : new Float32Array(lse.buffer, 0, lse.byteLength / 4);
+      await this.#backend.attend(id, layer, qkvFloats, output, logSumExp);
       this.#sendResult(header, o, output, lse);
     } catch (error) {
       this.#pool.give(o);

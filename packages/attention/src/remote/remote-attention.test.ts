@@ -219,12 +219,12 @@ describe('a session', () => {
   it('gives the log-sum-exp on request', async () => {
     const { remote, qkv, output } = await session();
     const logSumExp = new Float32Array(2 * 6);
-    await remote.attendWithLogSumExp(1, 0, qkv, output, logSumExp);
+    await remote.attend(1, 0, qkv, output, logSumExp);
     const local = new NaiveBackend(geometry, 'f32');
     local.open({ index: 0, generation: 1 }, 0);
     local.announce({ id: 1, entries: [{ slot: { index: 0, generation: 1 }, position: 0, count: 2 }] });
     const expected = { output: new Float32Array(output.length), logSumExp: new Float32Array(12) };
-    await local.attendWithLogSumExp(1, 0, qkv, expected.output, expected.logSumExp);
+    await local.attend(1, 0, qkv, expected.output, expected.logSumExp);
     expect({ output, logSumExp }).toEqual(expected);
   });
 

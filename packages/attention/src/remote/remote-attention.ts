@@ -57,8 +57,7 @@ import {
   type Welcome,
   type WireDtype,
 } from '@glinthawk/wire';
-import type { AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
-import type { LogSumExpBackend } from './log-sum-exp.ts';
+import type { AttentionBackend, AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
 import { isWithin, mostAnswered, mostSent } from './magnitude.ts';
 import { attendKey } from './node-session.ts';
 import { greet } from './remote-handshake.ts';
@@ -104,7 +103,7 @@ interface PendingAttend {
   readonly reject: (error: GlinthawkError) => void;
 }
 
-export class RemoteAttention implements LogSumExpBackend {
+export class RemoteAttention implements AttentionBackend {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
@@ -187,6 +186,7 @@ export class RemoteAttention implements LogSumExpBackend {
       blockTokens: welcome.blockTokens,
       blockBytes: welcome.blockBytes,
       shards: welcome.shardBlocks.map((blocks) => ({ blocks })),
+      workers: welcome.shardBlocks.length,
     };
     this.#connection = connection;
     this.#logger = options.logger ?? silentLogger;
@@ -224,6 +224,10 @@ export class RemoteAttention implements LogSumExpBackend {
     if (this.#slots.has(slot.index)) throw new InputError('SLOT_IN_USE', `slot ${slot.index} is open at ${this.name}`);
     this.#slots.set(slot.index, { generation: slot.generation, tokens: 0, overflowed: false });
     this.#connection.send(openFrame([{ slot, shard }]));
+  }
+
+  fork(slot: Slot, _parent: Slot, _tokens: number): void {
+    throw new InputError('ATTENTION_SLOT', `slot ${slot.index}: forks are being built`);
   }
 
   free(slot: Slot): void {
@@ -264,30 +268,12 @@ export class RemoteAttention implements LogSumExpBackend {
     this.#connection.send(stepFrame(step));
   }
 
-  attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
-    return this.#attend(stepId, layer, qkv, output, undefined);
-  }
-
-  /** @throws InputError when the node does not have the capability `log-sum-exp`. */
-  attendWithLogSumExp(
+  attend(
     stepId: number,
     layer: number,
     qkv: Float32Array,
     output: Float32Array,
-    logSumExp: Float32Array,
-  ): Promise<void> {
-    if (!this.capabilities.includes('log-sum-exp')) {
-      return Promise.reject(new InputError('NO_LOG_SUM_EXP', `${this.name} does not give the log-sum-exp`));
-    }
-    return this.#attend(stepId, layer, qkv, output, logSumExp);
-  }
-
-  #attend(
-    stepId: number,
-    layer: number,
-    qkv: Float32Array,
-    output: Float32Array,
-    logSumExp: Float32Array | undefined,
+    logSumExp?: Float32Array,
   ): Promise<void> {
     if (this.#gone !== undefined) return Promise.reject(this.#gone);
     if (this.#closing !== undefined) return Promise.reject(this.#closedByUs());
@@ -396,6 +382,9 @@ export class RemoteAttention implements LogSumExpBackend {
       usedBlocks,
       openSlots: this.#slots.size,
       busyMs: this.#busyMs,
+      kvBytesRead: 0,
+      appendedTokens: 0,
+      forkedTokens: 0,
       bytesSent: this.#connection.transport.bytesSent,
       bytesReceived: this.#connection.transport.bytesReceived,
       roundTripMs: this.#connection.roundTripMs,
