@@ -2,9 +2,8 @@
  * One micro-batch in flight: its DenseBatch, the sequences that go with it, and the arrays that describe its step, made once and
  * used for every step, so that a step allocates per node and per sequence but never per row and layer.
  */
-import type { StepEntry } from '@glinthawk/attention';
 import type { DenseBatch, DenseStep } from '@glinthawk/dense';
-import type { Placement } from './kv-shard.ts';
+import type { PartRows, Placement } from './kv-shard.ts';
 import type { NodeConnection } from './node-connection.ts';
 import { inverseTemperature } from './sampler.ts';
 import type { Sequence } from './sequence.ts';
@@ -23,7 +22,7 @@ export interface LaneEntry {
 /** Neighbouring rows that go to one node. */
 export interface Segment {
   readonly node: NodeConnection;
-  readonly entries: readonly StepEntry[];
+  readonly entries: readonly PartRows<Sequence>[];
   readonly startRow: number;
   readonly rows: number;
   /** Σ over rows of the tokens that each attends to. */
@@ -107,8 +106,8 @@ export class Lane {
     }
     entries.sort(
       (a, b) =>
-        a.placement.shard.node - b.placement.shard.node ||
-        a.placement.shard.index - b.placement.shard.index ||
+        a.placement.last.shard.node - b.placement.last.shard.node ||
+        a.placement.last.shard.index - b.placement.last.shard.index ||
         a.sequence.arrival - b.sequence.arrival,
     );
     const heads: LaneEntry[] = [];
@@ -116,17 +115,18 @@ export class Lane {
     let rows = 0;
     let at = 0;
     while (at < entries.length) {
-      const nodeIndex = (entries[at] as LaneEntry).placement.shard.node;
+      const nodeIndex = (entries[at] as LaneEntry).placement.last.shard.node;
       const node = nodeOf(nodeIndex);
       if (node === null) throw new Error(`a placement at node ${nodeIndex}, which is not connected`);
       const startRow = rows;
-      const steps: StepEntry[] = [];
+      const steps: PartRows<Sequence>[] = [];
       let kvTokens = 0;
       for (; at < entries.length; at++) {
         const entry = entries[at] as LaneEntry;
-        if (entry.placement.shard.node !== nodeIndex) break;
-        const { sequence, placement, position, count } = entry;
-        steps.push({ slot: placement.slot, position, count });
+        const part = entry.placement.last;
+        if (part.shard.node !== nodeIndex) break;
+        const { sequence, position, count } = entry;
+        steps.push({ part, position: position - part.firstToken, count });
         sequence.copyTokens(position, count, this.#tokenIds, rows);
         for (let i = 0; i < count; i++) this.#positions[rows + i] = position + i;
         kvTokens += count * position + (count * (count + 1)) / 2;

@@ -2,9 +2,9 @@
  * One attention node while it is connected: its backend, the account of its KV, what it takes at once, and what it has under way.
  * Whatever the backend throws or leaves unanswered ends here as one of two things: the node is full, or the node is lost.
  */
-import type { AttentionBackend, AttentionStep, Slot } from '@glinthawk/attention';
+import { type AttentionBackend, layerGroups, type StepEntry } from '@glinthawk/attention';
 import { CapacityError, NodeLostError, toError } from '@glinthawk/core';
-import { KvShard, type Placement, SlotTable } from './kv-shard.ts';
+import { type KvPart, KvShard, type PartRows, SlotTable } from './kv-shard.ts';
 import type { NodeSpeed } from './scheduler/placement.ts';
 import type { Sequence } from './sequence.ts';
 
@@ -81,7 +81,8 @@ export class NodeConnection {
     this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
     this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
     const { blockTokens, shards } = backend.capacity;
-    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, blockTokens, blocks));
+    const shape = { blockTokens, windows: layerGroups(backend.geometry).map(({ window }) => window) };
+    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, shape, blocks));
     backend.lost.then((error) => this.lose(error));
   }
 
@@ -124,8 +125,8 @@ export class NodeConnection {
     this.mostStepRows = Math.max(1, Math.min(this.mostStepRows, most.rows ?? this.mostStepRows));
   }
 
-  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot, with none open at all */
-  place(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> {
+  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot */
+  open(sequence: Sequence, shard: KvShard<Sequence>, firstToken = 0): KvPart<Sequence> {
     const slot = this.#slots.take();
     try {
       this.backend.open(slot, shard.index);
@@ -134,17 +135,24 @@ export class NodeConnection {
       if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
       throw this.#failure(error);
     }
-    return shard.take(sequence, slot, sequence.length);
+    return shard.open(sequence, slot, firstToken);
   }
 
-  free(slot: Slot): void {
-    this.#slots.giveBack(slot);
-    if (this.#loss === null) this.#guarded(() => this.backend.free(slot));
+  free(part: KvPart<Sequence>): void {
+    part.shard.free(part);
+    this.#slots.giveBack(part.slot);
+    if (this.#loss === null) this.#guarded(() => this.backend.free(part.slot));
   }
 
-  /** @throws NodeFullError */
-  announce(step: AttentionStep): void {
-    if (this.#loss === null) this.#guarded(() => this.backend.announce(step));
+  /** Blocks are counted as the node counts them when it is told. @throws NodeFullError */
+  announce(id: number, rows: readonly PartRows<Sequence>[]): void {
+    if (this.#loss !== null) return;
+    const entries = rows.map(({ part, position, count, visit }): StepEntry => {
+      if (visit) return { slot: part.slot, position, count, visit };
+      part.shard.announce(part, position, count);
+      return { slot: part.slot, position, count };
+    });
+    this.#guarded(() => this.backend.announce({ id, entries }));
   }
 
   retire(stepId: number): void {

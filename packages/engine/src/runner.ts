@@ -207,7 +207,7 @@ export class Runner {
   async #step(lane: Lane, batch: DenseBatch, step: LaneStep): Promise<StepOutcome> {
     const { layers } = this.#options.geometry;
     try {
-      for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
+      for (const { node, entries } of step.segments) node.announce(step.id, entries);
       await this.#dense(lane, step, 0, () => batch.begin(step.dense));
       for (let layer = 0; layer < layers; layer++) {
         await this.#attend(lane, batch, step, layer);

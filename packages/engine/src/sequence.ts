@@ -8,7 +8,7 @@ import type { Job } from './job.ts';
 import type { Placement } from './kv-shard.ts';
 import type { FinishReason, GenerationEvent, GenerationRequest, TokenLogprobs } from './request.ts';
 import type { TokenCounts } from './sampler.ts';
-import type { PendingSequence, Resident } from './scheduler/policy.ts';
+import type { PendingSequence } from './scheduler/policy.ts';
 
 export interface SequenceSettings {
   readonly arrival: number;
@@ -18,7 +18,7 @@ export interface SequenceSettings {
   readonly mostTokens: number;
 }
 
-export class Sequence implements Resident, PendingSequence, TokenCounts {
+export class Sequence implements PendingSequence, TokenCounts {
   readonly job: Job;
   readonly request: GenerationRequest;
   readonly arrival: number;
@@ -77,13 +77,9 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
     return this.job.paused;
   }
 
-  /** Index of the node where it is placed. */
+  /** Index of the node that its new tokens go to. */
   get node(): number {
-    return this.placement?.shard.node ?? -1;
-  }
-
-  get blocks(): number {
-    return this.placement?.blocks ?? 0;
+    return this.placement?.last.shard.node ?? -1;
   }
 
   get prompt(): ReadonlySet<number> {

@@ -5,13 +5,13 @@
  */
 import { CapacityError, type GlinthawkError, NodeLostError } from '@glinthawk/core';
 import type { AttentionTier } from '../attention-tier.ts';
-import type { KvShard, Placement } from '../kv-shard.ts';
+import { type KvPart, type KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
 import { type NodeConnection, NodeFullError } from '../node-connection.ts';
 import type { Sequence } from '../sequence.ts';
 import type { InFlight } from './in-flight.ts';
 import { choosePlacement, countPlaceable, relativeSpeeds, type ShardState } from './placement.ts';
-import { choosePreemption, composeRows, laneShare, type RowBudget } from './policy.ts';
+import { choosePreemption, composeRows, laneShare, type Resident, type RowBudget } from './policy.ts';
 
 export interface BatcherOptions {
   readonly tier: AttentionTier;
@@ -159,7 +159,7 @@ export class Batcher {
     } else if (segment.rows > 1) {
       node.restrict({ rows: Math.floor(segment.rows / 2) });
     } else {
-      const residents = node.shards.flatMap((shard) => [...shard.residents]);
+      const residents = sequencesAt(node.shards);
       residents.sort((a, b) => b.arrival - a.arrival);
       const [newest, another] = residents;
       if (newest !== undefined) {
@@ -197,16 +197,11 @@ export class Batcher {
 
   /** The node's KV is gone: its sequences wait for another place, those under way when their step ends. */
   nodeLost(node: NodeConnection): void {
-    for (const shard of node.shards) {
-      for (const sequence of shard.residents) {
-        sequence.placement = null;
-        sequence.kvTokens = 0;
-        sequence.leaving = false;
-        if (sequence.inStep) continue;
-        this.#lanes[sequence.lane]?.remove(sequence);
-        this.#wait(sequence);
-      }
-      shard.residents.clear();
+    for (const sequence of sequencesAt(node.shards)) {
+      this.#releaseKv(sequence);
+      if (sequence.inStep) continue;
+      this.#lanes[sequence.lane]?.remove(sequence);
+      this.#wait(sequence);
     }
     this.#options.onWork();
   }
@@ -242,8 +237,11 @@ export class Batcher {
     sequence.leaving = false;
     if (placement === null) return;
     sequence.placement = null;
-    placement.shard.giveBack(sequence, placement);
-    this.#options.tier.node(placement.shard.node)?.free(placement.slot);
+    for (const part of placement.parts) {
+      // Of a node that was lost nothing is left to free; its place may be another's already.
+      const node = this.#options.tier.node(part.shard.node);
+      if (node?.shards.includes(part.shard)) node.free(part);
+    }
   }
 
   /** Gives sequences above this micro-batch's share to those that have fewer. */
@@ -267,23 +265,27 @@ export class Batcher {
     this.#options.onWork();
   }
 
-  /** Blocks for all of its tokens; false when it has to wait for them, or had to give up its own. */
+  /** Blocks for its next step; false when it has to wait for them, or had to give up its own. */
   #grow(sequence: Sequence): boolean {
-    const { placement } = sequence;
+    const { placement, kvTokens } = sequence;
     if (placement === null) return false;
-    const { shard } = placement;
+    const part = placement.last;
+    const { shard, firstToken } = part;
+    const next = kvTokens + Math.min(sequence.pendingTokens, this.#options.budget.prefillChunk);
     for (;;) {
-      const needed = shard.blocksFor(sequence.length) - placement.blocks;
+      const { takes, frees } = shard.change(part, kvTokens - firstToken, next - firstToken);
+      const needed = takes - frees - part.promised;
       if (needed <= 0) return true;
       if (needed <= shard.freeBlocks) {
-        shard.grow(placement, needed);
+        shard.promise(part, part.promised + needed);
         return true;
       }
-      const victim = choosePreemption<Sequence>(shard.residents, sequence, needed - shard.freeBlocks);
+      const residents = [...shard.residents].map((each) => new Candidate(each.owner ?? sequence, each));
+      const victim = choosePreemption(residents, new Candidate(sequence, part), needed - shard.freeBlocks);
       if (victim === 'wait') return false;
-      if (victim.inStep) victim.leaving = true;
-      else this.#preempt(victim);
-      if (victim === sequence) return false;
+      if (victim.sequence.inStep) victim.sequence.leaving = true;
+      else this.#preempt(victim.sequence);
+      if (victim.sequence === sequence) return false;
     }
   }
 
@@ -336,9 +338,9 @@ export class Batcher {
         this.#fail(sequence, this.#noRoom(sequence, nodes));
         continue;
       }
-      const placement = this.#open(sequence, shards[choice] as KvShard<Sequence>);
-      if (placement === null) continue;
-      sequence.placement = placement;
+      const part = this.#open(sequence, shards[choice] as KvShard<Sequence>);
+      if (part === null) continue;
+      sequence.placement = new Placement(part);
       this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
       sequence.job.waiting--;
       sequence.job.changed();
@@ -379,7 +381,7 @@ export class Batcher {
     const gone = ({ paused, leaving }: Sequence) => paused || leaving;
     const choice = this.#choose(nodes, sequence, gone);
     if (typeof choice !== 'number') return false;
-    const residents = [...(nodes.flatMap((node) => node.shards)[choice]?.residents ?? [])];
+    const residents = sequencesAt(nodes.flatMap((node) => node.shards).slice(choice, choice + 1));
     // One at a time, as it takes no more than are needed.
     if (residents.some(({ leaving }) => leaving)) return false;
     const victim = residents.filter(({ paused }) => paused).sort((a, b) => b.arrival - a.arrival)[0];
@@ -390,11 +392,13 @@ export class Batcher {
   }
 
   /** Null when the node turned out to be lost, or full; one that has no slot even when empty isn't asked again. */
-  #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
+  #open(sequence: Sequence, shard: KvShard<Sequence>): KvPart<Sequence> | null {
     const node = this.#options.tier.node(shard.node);
     if (node === null) return null;
     try {
-      return node.place(sequence, shard);
+      const part = node.open(sequence, shard);
+      shard.promise(part, shard.blocksFor(sequence.length));
+      return part;
     } catch (thrown) {
       if (thrown instanceof NodeFullError) {
         if (node.residents === 0) this.#refuse(node, sequence, 1, thrown);
@@ -412,6 +416,41 @@ export class Batcher {
   }
 }
 
+/** A resident part and whose it is, as one that may have to go. */
+class Candidate implements Resident {
+  readonly sequence: Sequence;
+  readonly #part: KvPart<Sequence>;
+
+  constructor(sequence: Sequence, part: KvPart<Sequence>) {
+    this.sequence = sequence;
+    this.#part = part;
+  }
+
+  get arrival(): number {
+    return this.sequence.arrival;
+  }
+
+  /** Not counted until somebody asks. */
+  get blocks(): number {
+    return this.#part.ownBlocks;
+  }
+
+  get leaving(): boolean {
+    return this.sequence.leaving;
+  }
+
+  get paused(): boolean {
+    return this.sequence.paused;
+  }
+}
+
+/** Who has KV there. */
+function sequencesAt(shards: readonly KvShard<Sequence>[]): Sequence[] {
+  const sequences = new Set<Sequence>();
+  for (const { residents } of shards) for (const { owner } of residents) if (owner !== null) sequences.add(owner);
+  return [...sequences];
+}
+
 /**
  * @param gone residents to leave out, as if their KV had been given back
  * @param takes whether the node can be asked; one that can't be has no blocks here
@@ -423,16 +462,16 @@ function shardStates(
 ): ShardState[] {
   const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
   return nodes.flatMap((node, i) =>
-    node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => {
+    node.shards.map(({ shape, blocks, freeBlocks, residents }) => {
       let count = 0;
       let freed = 0;
-      for (const resident of residents) {
-        if (!gone(resident)) continue;
+      for (const part of residents) {
+        if (part.owner === null || !gone(part.owner)) continue;
         count++;
-        freed += resident.blocks;
+        freed += part.ownBlocks;
       }
       return {
-        blockTokens,
+        blockTokens: shape.blockTokens,
         blocks: takes(node) ? blocks : 0,
         freeBlocks: node.admits || count > 0 ? freeBlocks + freed : 0,
         residents: residents.size - count,
