@@ -190,6 +190,9 @@ typedef struct {
   uint32_t layer, head, first, rows;
 } Walk;
 
+/* Of one walk at most: so many that their scores fit. */
+static uint32_t most_rows(const Config *c) { return min_u32(MAX_ROWS, SCORE_FLOATS / (TILE_PAGES * c->block_tokens)); }
+
 /* Nothing was seen yet. */
 static void begin_rows(const Config *c, Scratch *s, uint32_t rows) {
   for (uint32_t r = 0; r < rows; r++) {
@@ -220,8 +223,8 @@ static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t 
     score_tiles(c, s, &tile, rows);
     if (IS_INT8(c->dtype)) gather_value_scales(c, s, &tile);
     for (uint32_t r = 0; r < rows; r++) {
-      const int32_t end = (int32_t)(e->position + (walk->first + r) / group + 1 - base);
-      const int32_t start = window != 0 ? end - (int32_t)window : 0;
+      const uint32_t seen = e->position + (walk->first + r) / group + 1;
+      const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
       if (start > 0 || end < (int32_t)tile.tokens) mask(s->scores + r * stride, tile.tokens, start, end);
     }
     for (uint32_t g = 0; g < groups; g++) {
