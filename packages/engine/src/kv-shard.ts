@@ -61,7 +61,11 @@ export class KvPart<R> {
   }
 }
 
-/** Where a sequence's KV stands: parts in the order of their tokens. A part ends where the next begins; new tokens go to the last. */
+/**
+ * Where a sequence's KV stands: parts in the order of their tokens. A part ends where the next begins, at a block boundary of its
+ * own; the one that holds a position takes its keys and values, and its rows visit those before. What is out of every window is
+ * taken off the front.
+ */
 export class Placement<R> {
   readonly parts: KvPart<R>[];
 
@@ -75,6 +79,21 @@ export class Placement<R> {
 
   get blocks(): number {
     return this.parts.reduce((sum, { blocks }) => sum + blocks, 0);
+  }
+
+  /** Parts that a row at a position of the sequence has to do with: the last of them takes its keys and values. */
+  partsTo(position: number): readonly KvPart<R>[] {
+    const next = this.parts.findIndex(({ firstToken }, i) => i > 0 && firstToken > position);
+    return next < 0 ? this.parts : this.parts.slice(0, next);
+  }
+
+  partAt(position: number): KvPart<R> {
+    return this.partsTo(position).at(-1) as KvPart<R>;
+  }
+
+  /** The position that ends the part which holds another; Infinity for the last part. */
+  endOfPartAt(position: number): number {
+    return this.parts[this.partsTo(position).length]?.firstToken ?? Number.POSITIVE_INFINITY;
   }
 }
 

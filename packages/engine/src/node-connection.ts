@@ -164,8 +164,7 @@ export class NodeConnection {
     stepId: number,
     layer: number,
     work: { readonly rows: number; readonly kvTokens: number },
-    qkv: Float32Array,
-    output: Float32Array,
+    arrays: { readonly qkv: Float32Array; readonly output: Float32Array; readonly logSumExp?: Float32Array },
   ): Promise<void> {
     if (this.#loss !== null) return Promise.reject(this.#loss);
     this.attends++;
@@ -178,7 +177,8 @@ export class NodeConnection {
       };
       this.#underWay.set(reject, performance.now());
       this.#watch();
-      const attended = async () => this.backend.attend(stepId, layer, qkv, output);
+      const { qkv, output, logSumExp } = arrays;
+      const attended = async () => this.backend.attend(stepId, layer, qkv, output, logSumExp);
       attended().then(
         () => {
           settled();
@@ -199,7 +199,7 @@ export class NodeConnection {
     return this.#attendsEnded > 0;
   }
 
-  /** Kernel time of an attend, spread over the shards: how long one keeps others waiting. As of the last measure(). */
+  /** Kernel time of an attend, spread over the workers: how long one keeps others waiting. As of the last measure(). */
   get busyPerAttendMs(): number {
     return this.#busyPerAttendMs;
   }
@@ -209,8 +209,8 @@ export class NodeConnection {
     const { busyMs } = this.backend.stats();
     const attends = this.#attendsEnded - this.#measured.attends;
     if (attends === 0) return;
-    const spent = busyMs - this.#measured.busyMs;
-    this.#busyPerAttendMs = spent / attends / this.shards.length;
+    const spent = (busyMs - this.#measured.busyMs) / Math.max(1, this.backend.capacity.workers);
+    this.#busyPerAttendMs = spent / attends;
     this.speed.add(this.#kvTokensEnded, spent);
     this.#kvTokensEnded = 0;
     this.#measured = { busyMs, attends: this.#attendsEnded };
