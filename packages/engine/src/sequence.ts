@@ -77,9 +77,13 @@ export class Sequence implements PendingSequence, TokenCounts {
     return this.job.paused;
   }
 
-  /** Index of the node that its new tokens go to. */
-  get node(): number {
-    return this.placement?.last.shard.node ?? -1;
+  get stepTokens(): number {
+    const end = this.placement?.endOfPartAt(this.kvTokens) ?? this.#length;
+    return Math.min(this.#length, end) - this.kvTokens;
+  }
+
+  get nodes(): readonly number[] {
+    return this.placement?.partsTo(this.kvTokens).map(({ shard }) => shard.node) ?? [];
   }
 
   get prompt(): ReadonlySet<number> {

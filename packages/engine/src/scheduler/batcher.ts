@@ -110,7 +110,9 @@ export class Batcher {
     const { budget, tier } = this.#options;
     const nodes = new Set(tier.connected.filter((node) => this.#stepsAt(node) < node.mostSteps));
     const nodeRows = new Map([...nodes].map((node) => [node.index, node.mostStepRows]));
-    const ready = [...new Set(composed)].filter(({ node }) => nodeRows.has(node));
+    const ready = [...new Set(composed)].filter(
+      ({ nodes: at }) => at.length > 0 && at.every((node) => nodeRows.has(node)),
+    );
     if (ready.length === 0) return null;
     ready.sort((a, b) => a.arrival - b.arrival);
     const counts = composeRows(ready, budget, nodeRows);
