@@ -98,15 +98,16 @@ export class KvMemory {
     for (const table of held.tables) for (const block of table.values()) this.#letGo(held.shard, block);
   }
 
-  /** Gives back what falls out of every window, then takes what the new tokens need. Rows that only visit change nothing. */
+  /** Gives back what falls out of every window, then takes what the new tokens need; rows that only visit need nothing. */
   announce({ slot, position, count, visit = false }: StepEntry): void {
     const held = this.held(slot);
-    if (visit) {
-      if (position < held.tokens) throw new InputError('VISIT', `a visit at ${position} of ${held.tokens} tokens`);
-      return;
+    if (visit && position < held.tokens) {
+      throw new InputError('VISIT', `a visit at ${position} of ${held.tokens} tokens`);
     }
-    if (position > held.tokens) throw new InputError('GAP', `position ${position} follows ${held.tokens} tokens`);
-    held.tokens = Math.max(held.tokens, position + count);
+    if (!visit && position > held.tokens) {
+      throw new InputError('GAP', `position ${position} follows ${held.tokens} tokens`);
+    }
+    if (!visit) held.tokens = Math.max(held.tokens, position + count);
     for (const [g, { window, layers }] of this.groups.entries()) {
       const table = held.tables[g];
       const { from, to } = heldBlocks(window, this.#blockTokens, position, held.tokens);
@@ -116,6 +117,7 @@ export class KvMemory {
         this.#letGo(held.shard, table?.get(i) as Block);
         table?.delete(i);
       }
+      if (visit) continue;
       for (let i = Math.max(from, ...had.map((each) => each + 1)); i < to; i++) {
         table?.set(i, this.#take(held.shard, layers.length));
       }

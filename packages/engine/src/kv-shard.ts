@@ -234,14 +234,37 @@ export class KvShard<R> {
     const { blockTokens, windows } = this.shape;
     const { takes, frees } = this.change(part, position, position + count);
     part.tokens = Math.max(part.tokens, position + count);
+    this.#slide(part, position);
     for (const [group, table] of part.tables.entries()) {
-      const { from, to } = heldBlocks(windows[group] ?? 0, blockTokens, position, part.tokens);
-      const gone = Math.max(0, Math.min(from - table.from, table.blocks.length));
-      for (const block of table.blocks.splice(0, gone)) this.#letGo(part, block);
-      table.from = Math.max(table.from, from);
+      const { to } = heldBlocks(windows[group] ?? 0, blockTokens, position, part.tokens);
       while (table.from + table.blocks.length < to) table.blocks.push(this.#take(part));
     }
     this.promise(part, Math.max(0, part.promised - Math.max(0, takes - frees)));
+  }
+
+  /** A step whose rows at `position` and after it visit the part is announced. */
+  visit(part: KvPart<R>, position: number): void {
+    this.#slide(part, position);
+  }
+
+  /** Whether a row at `position`, or one after it, sees anything of the part. */
+  isSeen(part: KvPart<R>, position: number): boolean {
+    const { blockTokens, windows } = this.shape;
+    return windows.some((window) => {
+      const { from, to } = heldBlocks(window, blockTokens, position, part.tokens);
+      return from < to;
+    });
+  }
+
+  /** Lets go of what rows from `position` on don't see. */
+  #slide(part: KvPart<R>, position: number): void {
+    const { blockTokens, windows } = this.shape;
+    for (const [group, table] of part.tables.entries()) {
+      const { from } = heldBlocks(windows[group] ?? 0, blockTokens, position, part.tokens);
+      const gone = Math.max(0, Math.min(from - table.from, table.blocks.length));
+      for (const block of table.blocks.splice(0, gone)) this.#letGo(part, block);
+      table.from = Math.max(table.from, from);
+    }
   }
 
   /** Keeps so many blocks for the part. */

@@ -148,7 +148,10 @@ export class NodeConnection {
   announce(id: number, rows: readonly PartRows<Sequence>[]): void {
     if (this.#loss !== null) return;
     const entries = rows.map(({ part, position, count, visit }): StepEntry => {
-      if (visit) return { slot: part.slot, position, count, visit };
+      if (visit) {
+        part.shard.visit(part, position);
+        return { slot: part.slot, position, count, visit };
+      }
       part.shard.announce(part, position, count);
       return { slot: part.slot, position, count };
     });
