@@ -14,6 +14,8 @@ export interface InlineAttentionOptions {
   readonly rowDtype?: RowDtype;
   /** KV at most; memory grows as it is used. Default: a quarter of the machine's. */
   readonly memoryBytes?: number;
+  /** Memories at least: more than KV needs, for tests. */
+  readonly shards?: number;
   readonly blockTokens?: number;
   /** Default: the fastest that this machine runs. */
   readonly build?: KernelBuild;

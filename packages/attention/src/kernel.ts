@@ -112,6 +112,25 @@ export function heapBase(workers: number): number {
 export interface Kernel {
   /** Runs tasks of the Step at `step`, from firstTask to below endTask. Addresses in the memory. */
   attend(config: number, step: number, layer: number, firstTask: number, endTask: number): void;
+  /** `count` rows of head vectors from f32 to a row dtype (an index of ROW_DTYPES), and back. */
+  encode_rows(
+    dtype: number,
+    heads: number,
+    headDim: number,
+    from: number,
+    to: number,
+    bytes: number,
+    count: number,
+  ): void;
+  decode_rows(
+    dtype: number,
+    heads: number,
+    headDim: number,
+    from: number,
+    to: number,
+    bytes: number,
+    count: number,
+  ): void;
   /** Reads `bytes` (a multiple of 256) in order; the result is of no interest. */
   read_memory(address: number, bytes: number): number;
 }
@@ -122,18 +141,15 @@ export interface Kernel {
  */
 export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembly.Memory, worker = 0): Kernel {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-  const {
-    __heap_base: dataEnd,
-    __stack_pointer: stackPointer,
-    attend,
-    scratch_bytes: scratchBytes,
-    read_memory,
-  } = exports;
+  const { __heap_base: dataEnd, __stack_pointer: stackPointer, scratch_bytes: scratchBytes, ...functions } = exports;
+  const { attend, encode_rows, decode_rows, read_memory } = functions;
   if (
     !(dataEnd instanceof WebAssembly.Global) ||
     !(stackPointer instanceof WebAssembly.Global) ||
-    typeof attend !== 'function' ||
     typeof scratchBytes !== 'function' ||
+    typeof attend !== 'function' ||
+    typeof encode_rows !== 'function' ||
+    typeof decode_rows !== 'function' ||
     typeof read_memory !== 'function'
   ) {
     throw new DeviceError('KERNEL_MISMATCH', 'the attention kernels lack an export', {
@@ -151,6 +167,8 @@ export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembl
   stackPointer.value = scratch; // it grows down
   return {
     attend: (config, step, layer, first, end) => attend(config, scratch, step, layer, first, end),
+    encode_rows: encode_rows as Kernel['encode_rows'],
+    decode_rows: decode_rows as Kernel['decode_rows'],
     read_memory: read_memory as Kernel['read_memory'],
   };
 }
