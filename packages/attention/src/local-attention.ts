@@ -388,11 +388,10 @@ export class LocalAttention implements StagedAttention {
         `slot ${index} would hold ${position + count} tokens: the longest context is ${this.geometry.maxContextTokens}`,
       );
     }
-    if (visit) return state;
     if (!blocks.holdsWindow(position)) {
       throw new InputError('ATTENTION_GAP', `slot ${index} gave back tokens that a row at ${position} sees`);
     }
-    if (blocks.sharesFrom(position)) {
+    if (!visit && blocks.sharesFrom(position)) {
       throw new InputError(
         'ATTENTION_SHARED',
         `slot ${index} shares its block at ${position} with a fork: nobody writes it`,
