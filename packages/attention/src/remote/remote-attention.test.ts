@@ -43,8 +43,8 @@ afterEach(async () => {
 function makeNode(options: Partial<AttentionNodeOptions> = {}, backendOptions: NaiveBackendOptions = {}) {
   const backends: NaiveBackend[] = [];
   const node = new AttentionNode({
-    createBackend: async (shape, { kvDtype }) => {
-      const backend = new NaiveBackend(shape, kvDtype, backendOptions);
+    createBackend: async (shape, { kvDtype, rowDtype }) => {
+      const backend = new NaiveBackend(shape, kvDtype, { ...backendOptions, rowDtype });
       backends.push(backend);
       return backend;
     },
@@ -58,7 +58,7 @@ async function serve(options: Partial<AttentionNodeOptions> = {}): Promise<Atten
   const server = await serveAttention({
     host: '127.0.0.1',
     port: 0,
-    createBackend: async (shape, { kvDtype }) => new NaiveBackend(shape, kvDtype),
+    createBackend: async (shape, { kvDtype, rowDtype }) => new NaiveBackend(shape, kvDtype, { rowDtype }),
     ...options,
   });
   cleanups.push(() => server.close());
@@ -282,8 +282,8 @@ describe('a session', () => {
 
   it('tells every attend of a slot that could not be opened why', async () => {
     const { node } = makeNode({
-      createBackend: async (shape, { kvDtype }) => {
-        const backend = new NaiveBackend(shape, kvDtype);
+      createBackend: async (shape, { kvDtype, rowDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype, { rowDtype });
         backend.open = () => {
           throw new CapacityError('NO_SLOT', 'no room for a slot');
         };
@@ -419,8 +419,8 @@ describe('a handshake is refused with the reason', () => {
     ['2^32 blocks', { shards: new Array(4).fill({ blocks: 2 ** 32 - 1 }) }],
   ])('promises what no node has: %s', async (_name, change) => {
     const { node } = makeNode({
-      createBackend: async (shape, { kvDtype }) => {
-        const backend = new NaiveBackend(shape, kvDtype);
+      createBackend: async (shape, { kvDtype, rowDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype, { rowDtype });
         return Object.assign(backend, { capacity: { ...backend.capacity, ...change } });
       },
     });
@@ -485,8 +485,8 @@ describe('numbers that are none', () => {
   /** A node that answers row `bad` of each attend with `value`. */
   const liar = (bad: number, value: number) =>
     makeNode({
-      createBackend: async (shape, { kvDtype }) => {
-        const backend = new NaiveBackend(shape, kvDtype);
+      createBackend: async (shape, { kvDtype, rowDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype, { rowDtype });
         const attend = backend.attend.bind(backend);
         return Object.assign(backend, {
           async attend(step: number, layer: number, qkv: Float32Array, output: Float32Array) {
@@ -690,8 +690,8 @@ describe('when a connection fails', () => {
     const server = await serveAttention({
       host: '127.0.0.1',
       port: 0,
-      createBackend: async (shape, { kvDtype }) => {
-        const backend = new NaiveBackend(shape, kvDtype);
+      createBackend: async (shape, { kvDtype, rowDtype }) => {
+        const backend = new NaiveBackend(shape, kvDtype, { rowDtype });
         backend.attend = () => Promise.race([never, backend.lost.then(() => {})]);
         const close = backend.close.bind(backend);
         backend.close = () => {
