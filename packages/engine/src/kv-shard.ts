@@ -156,6 +156,11 @@ export class KvShard<R> {
     return Math.floor(blocks / this.shape.windows.length) * this.shape.blockTokens;
   }
 
+  /** Of so many tokens those that fill blocks. */
+  wholeBlocks(tokens: number): number {
+    return Math.floor(tokens / this.shape.blockTokens) * this.shape.blockTokens;
+  }
+
   /** Blocks of a new slot of so many tokens, were it filled in one step. */
   blocksFor(tokens: number): number {
     return this.shape.windows.length * Math.ceil(tokens / this.shape.blockTokens);

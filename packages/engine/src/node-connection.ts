@@ -99,6 +99,22 @@ export class NodeConnection {
     return this.#slots.taken < this.#mostSlots && !(this.strained && this.residents > 0);
   }
 
+  get slotsLeft(): number {
+    return Math.max(0, this.#mostSlots - this.#slots.taken);
+  }
+
+  /** Parts of one context that it takes: each is a slot, and a row for every row. */
+  get mostParts(): number {
+    const { maxSlots = Number.POSITIVE_INFINITY, maxStepRows = Number.POSITIVE_INFINITY } = this.backend.limits ?? {};
+    return Math.max(1, Math.min(maxSlots, maxStepRows));
+  }
+
+  /** Tokens of each part that a context could have here, with the whole node to itself. */
+  get partTokens(): readonly number[] {
+    const tokens = this.shards.map((shard) => shard.tokens);
+    return tokens.length <= this.mostParts ? tokens : tokens.sort((a, b) => b - a).slice(0, this.mostParts);
+  }
+
   /** A step that it had a part in went through. */
   stepEnded(): void {
     this.strained = false;

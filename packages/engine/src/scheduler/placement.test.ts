@@ -3,6 +3,7 @@ import { choosePlacement, countPlaceable, NodeSpeed, relativeSpeeds, type ShardS
 
 const shard = (freeBlocks: number, more: Partial<ShardState> = {}): ShardState => ({
   blockTokens: 16,
+  groups: 1,
   blocks: 100,
   freeBlocks,
   residents: freeBlocks === 100 ? 0 : 1,
@@ -42,6 +43,12 @@ describe('choosePlacement', () => {
     expect(choosePlacement([shard(3), shard(1)], { tokens: 64, mostTokens: 64 })).toBe('full');
     expect(choosePlacement([shard(100)], { tokens: 1601, mostTokens: 1700 })).toBe('never');
     expect(choosePlacement([], need)).toBe('never');
+  });
+
+  it('a block holds tokens of one layer group', () => {
+    expect(choosePlacement([shard(50, { groups: 3 }), shard(20)], { tokens: 64, mostTokens: 64 })).toBe(0);
+    expect(choosePlacement([shard(11, { groups: 3 })], { tokens: 64, mostTokens: 64 })).toBe('full');
+    expect(choosePlacement([shard(100, { groups: 3 })], { tokens: 544, mostTokens: 544 })).toBe('never');
   });
 
   it('many equal sequences over nodes of speeds 1, 1.5 and 3 end in that proportion', () => {

@@ -6,6 +6,8 @@ import { admits } from './policy.ts';
 
 export interface ShardState {
   readonly blockTokens: number;
+  /** Layer groups: so many blocks hold `blockTokens` tokens. */
+  readonly groups: number;
   readonly blocks: number;
   readonly freeBlocks: number;
   readonly residents: number;
@@ -30,12 +32,12 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
   let bestHoldsAll = false;
   let possible = false;
   for (const [i, shard] of shards.entries()) {
-    const needed = Math.ceil(need.tokens / shard.blockTokens);
+    const needed = blocksFor(shard, need.tokens);
     if (needed > shard.blocks) continue;
     possible = true;
     if (!admits(shard, needed)) continue;
-    const holdsAll = need.mostTokens <= shard.blocks * shard.blockTokens;
-    const held = (shard.blocks - shard.freeBlocks) * shard.blockTokens;
+    const holdsAll = blocksFor(shard, need.mostTokens) <= shard.blocks;
+    const held = ((shard.blocks - shard.freeBlocks) * shard.blockTokens) / shard.groups;
     const score = (held + need.tokens) / shard.speed;
     if (bestHoldsAll && !holdsAll) continue;
     if (best < 0 || score < bestScore || (holdsAll && !bestHoldsAll)) {
@@ -48,6 +50,10 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
   return possible ? 'full' : 'never';
 }
 
+function blocksFor({ blockTokens, groups }: ShardState, tokens: number): number {
+  return groups * Math.ceil(tokens / blockTokens);
+}
+
 /** How many of the sequences, placed one after the other, there is room for now; one that has none holds up those behind it. */
 export function countPlaceable(shards: readonly ShardState[], needs: Iterable<PlacementNeed>): number {
   const states = [...shards];
@@ -57,7 +63,7 @@ export function countPlaceable(shards: readonly ShardState[], needs: Iterable<Pl
     if (choice === 'full') return count;
     if (choice === 'never') continue;
     const state = states[choice] as ShardState;
-    const freeBlocks = state.freeBlocks - Math.ceil(need.tokens / state.blockTokens);
+    const freeBlocks = state.freeBlocks - blocksFor(state, need.tokens);
     states[choice] = { ...state, freeBlocks, residents: state.residents + 1 };
     count++;
   }

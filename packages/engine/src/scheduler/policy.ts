@@ -84,13 +84,20 @@ export function watermarkBlocks(blocks: number, residents: number): number {
   return Math.ceil(blocks / 100) + Math.ceil(residents / 2);
 }
 
-/** Whether a shard takes a sequence now. An empty shard takes whatever fits it, so that nothing waits for ever. */
-export function admits(
-  shard: { readonly blocks: number; readonly freeBlocks: number; readonly residents: number },
-  needed: number,
-): boolean {
-  if (shard.residents === 0) return needed <= shard.freeBlocks;
-  return needed + watermarkBlocks(shard.blocks, shard.residents) <= shard.freeBlocks;
+interface ShardRoom {
+  readonly blocks: number;
+  readonly freeBlocks: number;
+  readonly residents: number;
+}
+
+/** Blocks that admission may give out. All of an empty shard's, so that nothing waits for ever. */
+export function admissibleBlocks({ blocks, freeBlocks, residents }: ShardRoom): number {
+  return Math.max(0, residents === 0 ? freeBlocks : freeBlocks - watermarkBlocks(blocks, residents));
+}
+
+/** Whether a shard takes a sequence now. */
+export function admits(shard: ShardRoom, needed: number): boolean {
+  return needed <= admissibleBlocks(shard);
 }
 
 /** Sequences that one micro-batch may hold, when `sequences` are to be spread over `inFlight` of them. */
