@@ -338,7 +338,7 @@ export class LocalAttention implements StagedAttention {
     if (!Number.isSafeInteger(tokens) || tokens < 0 || tokens > blocks.tokens) {
       throw new InputError('ATTENTION_FORK', `slot ${index} holds ${blocks.tokens} tokens: ${tokens} can't be forked`);
     }
-    if (!blocks.holdsWindow(tokens)) {
+    if (!blocks.holds(tokens, tokens)) {
       throw new InputError('ATTENTION_FORK', `slot ${index} gave back tokens that ${tokens} forked ones would see`);
     }
     if (place === null || place.step.retired || place.step.layersRun === this.geometry.layers) return;
@@ -388,7 +388,7 @@ export class LocalAttention implements StagedAttention {
         `slot ${index} would hold ${position + count} tokens: the longest context is ${this.geometry.maxContextTokens}`,
       );
     }
-    if (!blocks.holdsWindow(position)) {
+    if (!blocks.holds(position, blocks.tokens)) {
       throw new InputError('ATTENTION_GAP', `slot ${index} gave back tokens that a row at ${position} sees`);
     }
     if (!visit && blocks.sharesFrom(position)) {

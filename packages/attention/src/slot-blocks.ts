@@ -50,12 +50,12 @@ export class SlotBlocks {
     return this.#tokens;
   }
 
-  /** Whether it still holds all that a row at `position` sees. */
-  holdsWindow(position: number): boolean {
-    const { blockTokens } = this.#shape;
-    return this.#groups.every(
-      ({ window, from }) => from <= heldBlocks(window, blockTokens, position, this.#tokens).from,
-    );
+  /** Whether it still holds all of the first `tokens` tokens that a row at `position` sees. */
+  holds(position: number, tokens: number): boolean {
+    return this.#groups.every((group) => {
+      const { from, to } = heldBlocks(group.window, this.#shape.blockTokens, position, tokens);
+      return from === to || group.from <= from;
+    });
   }
 
   /** Whether somebody else has a part of what would be written from `position` on. */
