@@ -26,7 +26,13 @@ describe('block sizes', () => {
   });
 });
 
-it('a page is K, V, int8 scales and padding; a block is the pages of all layers and heads', () => {
+it('a block has the layers of one group', () => {
+  const alike = model(6, 2, 16, 64);
+  const mixed = { ...alike, windows: [32, 32, 0, 32, 32, 0] };
+  expect(pageLayout(mixed, 'f16', 16).blockBytes).toBe(pageLayout(alike, 'f16', 16).blockBytes / 3);
+});
+
+it('a page is K, V and int8 scales; a block is the pages of all heads and of the layers of a group, and padding', () => {
   const geometry = model(3, 2, 12, 64); // 12 is padded to 16
   expect(pageLayout(geometry, 'int8', 16)).toEqual({
     blockTokens: 16,
@@ -36,5 +42,5 @@ it('a page is K, V, int8 scales and padding; a block is the pages of all layers 
     pageBytes: 640,
     blockBytes: 3840,
   });
-  expect(pageLayout(model(1, 1, 128, 64), 'f32', 64).pageBytes).toBe(65536 + 256);
+  expect(pageLayout(model(2, 1, 128, 64), 'f32', 64)).toMatchObject({ pageBytes: 65536, blockBytes: 2 * 65536 + 320 });
 });

@@ -17,9 +17,12 @@ const PAGE_BYTES_WANTED = 64 << 10;
 const BLOCKS_PER_CONTEXT = 16;
 /** A shard with fewer blocks than this can't be shared by several sequences. */
 const BLOCKS_WANTED = 64;
-/** Keeps the same place of neighbouring pages out of the same cache sets; worth it where pages are large. */
-const PAGE_PADDING = 256;
-const PADDED_FROM_BYTES = 16 << 10;
+/**
+ * Keeps pages of the same layer and head in different blocks, which are read together, out of the same cache sets: an odd number of
+ * cache lines. Worth it where blocks are large.
+ */
+const BLOCK_PADDING = 320;
+const PADDED_FROM_BYTES = 64 << 10;
 
 export const KV_DTYPES: readonly KvDtype[] = ['f32', 'f16', 'bf16', 'int8'];
 export const ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
@@ -78,8 +81,9 @@ export function pageLayout(geometry: AttentionGeometry, kvDtype: KvDtype, blockT
   const valueOffset = blockTokens * paddedDim * ELEMENT_BYTES[kvDtype];
   const scaleOffset = 2 * valueOffset;
   const usedBytes = scaleOffset + (kvDtype === 'int8' ? 2 * 4 * blockTokens : 0);
-  const pageBytes = Math.ceil(usedBytes / 64) * 64 + (usedBytes >= PADDED_FROM_BYTES ? PAGE_PADDING : 0);
-  const blockBytes = pageBytes * (layerGroups(geometry)[0]?.layers.length ?? 0) * geometry.kvHeads;
+  const pageBytes = Math.ceil(usedBytes / 64) * 64;
+  const pages = (layerGroups(geometry)[0]?.layers.length ?? 0) * geometry.kvHeads;
+  const blockBytes = pages * pageBytes + (pages * pageBytes >= PADDED_FROM_BYTES ? BLOCK_PADDING : 0);
   return { blockTokens, paddedDim, valueOffset, scaleOffset, pageBytes, blockBytes };
 }
 
