@@ -23,7 +23,7 @@ export class Sequence implements PendingSequence, TokenCounts {
   readonly request: GenerationRequest;
   readonly arrival: number;
   readonly promptTokens: number;
-  /** Prompt and generated tokens together, at most: by the request, the context, or what one shard can hold. */
+  /** Prompt and generated tokens together, at most: by the request, the context, or what all nodes together can hold. */
   readonly mostTokens: number;
   /** Tokens whose KV stands at the placement: positions 0 to kvTokens - 1. */
   kvTokens = 0;
