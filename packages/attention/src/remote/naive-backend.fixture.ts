@@ -35,7 +35,7 @@ export interface NaiveBackendOptions {
   /** Called before each attend; may wait or throw. */
   readonly before?: (stepId: number, layer: number) => void | Promise<void>;
   /** May change what is answered. */
-  readonly after?: (output: Float32Array, logSumExp: Float32Array | undefined) => void;
+  readonly after?: (output: Float32Array, logSumExp: Float32Array | undefined) => unknown;
 }
 
 interface NaiveSlot {

@@ -238,12 +238,14 @@ export class RemoteAttention implements AttentionBackend {
   }
 
   retire(stepId: number): void {
-    if (this.#account.retire(stepId) && !this.#isGone) this.#connection.send(retireFrame(stepId));
+    if (!this.#account.retire(stepId) || this.#isGone) return;
+    this.#connection.send(retireFrame(stepId));
+    this.#askStats();
   }
 
   /**
-   * Blocks and counts of tokens and bytes read are the node's, a round trip old at most; when the first layer of a step has come
-   * they are not older than the step.
+   * Blocks and counts of tokens and bytes read are the node's own, asked for whenever a step, a fork or a free may have changed them:
+   * a round trip old at most.
    */
   stats(): AttentionStats {
     const { bytesSent, bytesReceived } = this.#connection.transport;
