@@ -44,28 +44,47 @@ static const float *decode_head(uint32_t dtype, uint32_t head_dim, uint32_t dim,
   return buffer;
 }
 
-/* x: `dim` floats, zeros from head_dim on. f16 clamps to its largest finite value. */
+/* Four f32 to f16 in 32-bit lanes. Unlike what KV is rounded to, overflow is an infinity and NaN stays: rows tell what went wrong. */
+INLINE Vec to_f16_row(Vec x) {
+  const Vec half = to_f16(x), magnitude = wasm_v128_and(x, BITS(0x7fffffff));
+  const Vec infinite = wasm_v128_or(wasm_v128_and(half, BITS(0x8000)), BITS(0x7c00));
+  const Vec nan = wasm_v128_and(wasm_i32x4_gt(magnitude, BITS(0x7f800000)), BITS(0x200));
+  return wasm_v128_or(wasm_v128_bitselect(infinite, half, wasm_i32x4_gt(magnitude, BITS(0x477fefff))), nan);
+}
+
+/* The largest magnitude; NaN when there is one. */
+static float largest_or_nan(const float *x, uint32_t dim) {
+  Vec m = ZERO;
+  for (uint32_t d = 0; d < dim; d += 4) m = wasm_f32x4_max(m, wasm_f32x4_abs(LOAD(x + d)));
+  m = wasm_f32x4_max(m, wasm_i32x4_shuffle(m, m, 2, 3, 0, 1));
+  m = wasm_f32x4_max(m, wasm_i32x4_shuffle(m, m, 1, 0, 3, 2));
+  return wasm_f32x4_extract_lane(m, 0);
+}
+
+/* x: `dim` floats, zeros from head_dim on. An int8 head with NaN or an infinity gets a scale that is none either, and zeros. */
 static void encode_head(uint32_t dtype, uint32_t head_dim, uint32_t dim, const float *x, char *row, uint32_t heads, uint32_t head) {
-  const uint32_t first = head * head_dim, whole = head_dim & ~7u;
+  const uint32_t first = head * head_dim, whole = head_dim & ~7u, bytes = dtype == ROW_F16 ? 2 : 1;
   if (dtype == ROW_F32) {
     float *to = (float *)row + first;
     for (uint32_t d = 0; d < head_dim; d++) to[d] = x[d];
     return;
   }
-  const uint32_t bytes = dtype == ROW_F16 ? 2 : 1;
   char *to = row + first * bytes;
-  Vec inverse = ZERO;
+  float inverse = 0;
   if (dtype == ROW_INT8) {
-    inverse = int8_scale(x, dim, (float *)(row + row_scales_at(heads, head_dim)) + head);
+    const float most = largest_or_nan(x, dim);
+    if (most > 0x1p-118f && most < __builtin_inff()) inverse = 127 / most;
+    ((float *)(row + row_scales_at(heads, head_dim)))[head] = most / 127;
     for (uint32_t at = heads * head_dim; head + 1 == heads && at % 4 != 0; at++) row[at] = 0;
   }
   for (uint32_t d = 0; d < dim; d += 8) {
     const Vec low = LOAD(x + d), high = LOAD(x + d + 4);
-    Vec packed;
+    Vec packed = ZERO;
     if (dtype == ROW_F16) {
-      packed = wasm_u16x8_narrow_i32x4(to_f16(low), to_f16(high));
-    } else {
-      const Vec words = wasm_i16x8_narrow_i32x4(round_to_int(MUL(low, inverse)), round_to_int(MUL(high, inverse)));
+      packed = wasm_u16x8_narrow_i32x4(to_f16_row(low), to_f16_row(high));
+    } else if (inverse != 0) {
+      const Vec factor = SPLAT(inverse);
+      const Vec words = wasm_i16x8_narrow_i32x4(round_to_int(MUL(low, factor)), round_to_int(MUL(high, factor)));
       packed = wasm_i8x16_narrow_i16x8(words, words);
     }
     if (d < whole) {
