@@ -91,10 +91,13 @@ export class WasmHeap {
   }
 
   /**
-   * Bytes that were ever used. The memory's own length has more, but a page that was never written to is only an address.
+   * Bytes that were ever used. The memory's own length has more, but a page that was never written to is only an address; the
+   * workers' part is used once there was something to attend to.
    */
   get touchedBytes(): number {
-    return this.#keptTop + (this.#stagingTop - this.#keptEnd) + (this.#blockTop - this.#blockBase);
+    const { baseBytes } = this.#plan;
+    const staged = this.#stagingTop - this.#keptEnd;
+    return (staged > 0 ? baseBytes : 0) + this.#keptTop - baseBytes + staged + (this.#blockTop - this.#blockBase);
   }
 
   /** Address of a block, once memory has grown to hold it. @throws CapacityError */
