@@ -47,7 +47,8 @@ function firstNext(number: number): number {
   return (((number >>> RING_BITS) & LAP_MASK) << TASK_BITS) | 0;
 }
 
-function busyTimes(control: SharedArrayBuffer, worker: number): Float64Array {
+/** One number: milliseconds in which a worker ran tasks. */
+export function busyTime(control: SharedArrayBuffer, worker: number): Float64Array {
   return new Float64Array(control, 4 * (RING_END + WORKER_FIELDS * worker), 1);
 }
 
@@ -57,7 +58,7 @@ export type RunTask = (memory: number, step: number, layer: number, task: number
 /** In a worker: takes tasks for ever. Whatever `run` throws ends it. */
 export function serveRing(control: SharedArrayBuffer, worker: number, run: RunTask): never {
   const ring = new Int32Array(control);
-  const busy = busyTimes(control, worker);
+  const busy = busyTime(control, worker);
   for (let number = 0; ; number = (number + 1) | 0) {
     while (Atomics.load(ring, SUBMITTED) === number) Atomics.wait(ring, SUBMITTED, number);
     const oldest = Atomics.load(ring, OLDEST);
@@ -119,7 +120,7 @@ export class CommandRing {
   constructor(workers: number, onActive: (active: boolean) => void) {
     this.control = new SharedArrayBuffer(controlBytes(workers));
     this.#ring = new Int32Array(this.control);
-    this.#busy = Array.from({ length: workers }, (_, worker) => busyTimes(this.control, worker));
+    this.#busy = Array.from({ length: workers }, (_, worker) => busyTime(this.control, worker));
     this.#onActive = onActive;
     // No command was there before: what a worker reads in an unused slot is of no lap.
     for (let slot = 0; slot < RING_COMMANDS; slot++) this.#ring[commandIndex(slot) + NEXT] = firstNext(-1);
