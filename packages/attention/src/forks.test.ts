@@ -196,6 +196,24 @@ describe('a window', () => {
   });
 });
 
+describe('blocks that a window left', () => {
+  it("may hold anything: their next owner's NaN are never seen", async () => {
+    both((tier) => tier.open(slot(0), 0));
+    await step(entry(0, 0, 90));
+    await step(entry(0, 90, 1));
+    const free = BLOCKS - used();
+    backend.open(slot(1), 0);
+    const count = T * Math.floor(free / groups.length);
+    backend.announce({ id: 900, entries: [entry(1, 0, count)] });
+    expect(used()).toBe(BLOCKS - (free % groups.length));
+    for (let layer = 0; layer < geometry.layers; layer++) {
+      await backend.attend(900, layer, new Float32Array(count * QKV).fill(Number.NaN), new Float32Array(count * OUT));
+    }
+    for (let position = 91; position < 96; position++) await step(entry(0, position, 1));
+    await step(entry(0, 97, 5, true));
+  });
+});
+
 describe('a visit', () => {
   it('sees all that is there, stores nothing, and lets go of what left its windows', async () => {
     both((tier) => tier.open(slot(0), 0));

@@ -10,7 +10,8 @@ const WASM_PAGE = 65536;
 /** Just under 4 GiB, so that no end address wraps to 0. */
 export const MAX_MEMORY_BYTES = 65535 * WASM_PAGE;
 const ALIGNMENT = 64;
-const GROWTH_BYTES = 2 << 20;
+/** Each growth of a memory costs a garbage collection, up to 24 ms; what is grown and not used is only an address. */
+const GROWTH_BYTES = 64 << 20;
 
 /** What a memory has room for. Only what is used of it is more than an address. */
 export interface HeapPlan {
