@@ -123,11 +123,12 @@ describe('a context that grows out of its shard', () => {
     expect(engine.stats()).toMatchObject({ preemptions: 0, failed: 0, nodesLost: 0 });
   });
 
-  it('many at once: other shards are filled before anybody is preempted', async () => {
+  it('many at once: other nodes are filled before anybody is preempted', async () => {
     let engine: EngineApi | undefined;
     const seen: (readonly ResidentReport[])[] = [];
     const observer = watched([], seen, () => engine);
-    ({ engine } = await rig([{ blockTokens: 4, shards: [12, 12, 48] }], { microBatchRows: 16, inFlight: 2, observer }));
+    const nodes = [12, 12, 48].map((blocks) => ({ blockTokens: 4, shards: [blocks] }));
+    ({ engine } = await rig(nodes, { microBatchRows: 16, inFlight: 2, observer }));
     const given = Array.from({ length: 8 }, (_, i) => requestOf(`r${i}`, [i, i + 1], 17 + i));
     await expectAll(engine, given);
     expect(engine.stats().preemptions).toBe(0);

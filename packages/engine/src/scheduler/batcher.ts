@@ -619,8 +619,9 @@ function shardStates(
   takes: (node: NodeConnection) => boolean = () => true,
 ): ShardState[] {
   const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
-  return nodes.flatMap((node, i) =>
-    node.shards.map(({ shape, blocks, freeBlocks, residents }) => {
+  return nodes.flatMap((node, i) => {
+    const nodeTokens = node.shards.reduce((sum, shard) => sum + shard.tokensIn(shard.blocks - shard.freeBlocks), 0);
+    return node.shards.map(({ shape, blocks, freeBlocks, residents }) => {
       let count = 0;
       let freed = 0;
       for (const part of residents) {
@@ -634,8 +635,9 @@ function shardStates(
         blocks: takes(node) ? blocks : 0,
         freeBlocks: node.admits || count > 0 ? freeBlocks + freed : 0,
         residents: residents.size - count,
+        nodeTokens,
         speed: speeds[i] ?? 1,
       };
-    }),
-  );
+    });
+  });
 }

@@ -7,6 +7,7 @@ const shard = (freeBlocks: number, more: Partial<ShardState> = {}): ShardState =
   blocks: 100,
   freeBlocks,
   residents: freeBlocks === 100 ? 0 : 1,
+  nodeTokens: 16 * ((more.blocks ?? 100) - freeBlocks),
   speed: 1,
   ...more,
 });
@@ -43,6 +44,12 @@ describe('choosePlacement', () => {
     expect(choosePlacement([shard(3), shard(1)], { tokens: 64, mostTokens: 64 })).toBe('full');
     expect(choosePlacement([shard(100)], { tokens: 1601, mostTokens: 1700 })).toBe('never');
     expect(choosePlacement([], need)).toBe('never');
+  });
+
+  it('what counts is all that the node holds; within a node the shard with most room', () => {
+    const sameNode = { nodeTokens: 800 };
+    expect(choosePlacement([shard(70, sameNode), shard(80, sameNode), shard(60)], need)).toBe(2);
+    expect(choosePlacement([shard(70, sameNode), shard(80, sameNode), shard(40)], need)).toBe(1);
   });
 
   it('a block holds tokens of one layer group', () => {

@@ -11,7 +11,9 @@ export interface ShardState {
   readonly blocks: number;
   readonly freeBlocks: number;
   readonly residents: number;
-  /** Relative to other shards; see relativeSpeeds. */
+  /** KV tokens in all shards of its node, whose workers work on all of them. */
+  readonly nodeTokens: number;
+  /** Of its node, relative to others; see relativeSpeeds. */
   readonly speed: number;
 }
 
@@ -24,11 +26,13 @@ export interface PlacementNeed {
 
 /**
  * The index of the shard, or `full` when none has room now, or `never` when none is large enough even when empty. Shards that
- * can hold the sequence to its end come first; among those, the least KV time after the sequence is there; then the lowest index.
+ * can hold the sequence to its end come first; among those, the least KV time of the node after the sequence is there; then the most
+ * room; then the lowest index.
  */
 export function choosePlacement(shards: readonly ShardState[], need: PlacementNeed): number | 'full' | 'never' {
   let best = -1;
   let bestScore = Number.POSITIVE_INFINITY;
+  let bestRoom = 0;
   let bestHoldsAll = false;
   let possible = false;
   for (const [i, shard] of shards.entries()) {
@@ -37,12 +41,14 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
     possible = true;
     if (!admits(shard, needed)) continue;
     const holdsAll = blocksFor(shard, need.mostTokens) <= shard.blocks;
-    const held = ((shard.blocks - shard.freeBlocks) * shard.blockTokens) / shard.groups;
-    const score = (held + need.tokens) / shard.speed;
+    const score = (shard.nodeTokens + need.tokens) / shard.speed;
+    const room = (shard.freeBlocks * shard.blockTokens) / shard.groups;
     if (bestHoldsAll && !holdsAll) continue;
-    if (best < 0 || score < bestScore || (holdsAll && !bestHoldsAll)) {
+    const isBetter = score < bestScore || (score === bestScore && room > bestRoom);
+    if (best < 0 || isBetter || (holdsAll && !bestHoldsAll)) {
       best = i;
       bestScore = score;
+      bestRoom = room;
       bestHoldsAll = holdsAll;
     }
   }
@@ -70,21 +76,21 @@ export function countPlaceable(shards: readonly ShardState[], needs: Iterable<Pl
   return count;
 }
 
-/** Kernel time that must have been seen before a measured speed replaces the assumption that all shards are alike. */
+/** Kernel time that must have been seen before a measured speed replaces the assumption that all nodes are alike. */
 const SPEED_WARMUP_MS = 20;
 /** Kernel time after which a measurement has lost half of its weight. */
 const SPEED_HALF_LIFE_MS = 2000;
 /** A speed never counts as further than this from the middle, so that one bad measurement can't empty or flood a node. */
 const SPEED_RANGE = 4;
 
-/** KV tokens that a shard of a node reads per millisecond of kernel time, forgetting what is long past. */
+/** KV tokens that a node reads per millisecond of kernel time, forgetting what is long past. */
 export class NodeSpeed {
   #kvTokens = 0;
   #busyMs = 0;
 
   /**
    * @param kvTokens Σ over rows of the tokens that each attends to
-   * @param busyMs kernel time that this took, summed over shards
+   * @param busyMs kernel time that this took, spread over its workers
    */
   add(kvTokens: number, busyMs: number): void {
     if (!(busyMs > 0)) return;
