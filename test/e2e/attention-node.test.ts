@@ -105,7 +105,7 @@ describe('figures', { timeout: 120_000 }, () => {
     node.child.kill('SIGTERM');
     const { status, stderr } = await node.ended;
     expect(status).toBe(0);
-    expect(stderr).toMatch(/^KV: .* bytes a token/m);
+    expect(stderr).toMatch(/^KV of a new session: room for .* bytes a token/m);
     expect(stderr).toMatch(/^session tcp:\S+: .* KV blocks .*workers busy .*KV read at .* in the queue/m);
     expect(stderr).toMatch(/^served 2 sessions, .* in, .* out, .* tokens.*, .* of KV read/m);
   });
