@@ -161,8 +161,8 @@ describe('sliding windows', () => {
     const observer = watched([], seen, () => engine);
     ({ engine } = await rig(
       [
-        { blockTokens: 4, shards: [8] },
-        { blockTokens: 4, shards: [8] },
+        { blockTokens: 4, shards: [4, 4] },
+        { blockTokens: 4, shards: [4, 4] },
       ],
       { prefillChunk: 6, observer },
       { config: { windows } },
@@ -172,7 +172,8 @@ describe('sliding windows', () => {
     const [got, expected] = [await outcomes(engine, [request]), await outcomes(alone.engine, [request])];
     expect(got.get('long')?.ids).toEqual(expected.get('long')?.ids);
     expect(new Set(seen.flat().map(({ node }) => node))).toEqual(new Set([0, 1]));
-    expect(seen.at(-1)?.map(({ node }) => node)).toEqual([1]);
+    expect(Math.max(...seen.map((parts) => parts.length))).toBeGreaterThan(2);
+    expect(seen.at(-1)?.reduce((sum, { blocks }) => sum + blocks, 0)).toBeLessThanOrEqual(4);
   });
 
   it('some layers with, some without: as in one shard', async () => {
