@@ -53,6 +53,7 @@ export class NodeSession {
   readonly #steps: SessionSteps;
   /** For what can't be sent from where it is. */
   readonly #pool = new BufferPool();
+  readonly #underWay = new Set<Promise<void>>(); // attends
   #pendingAttends = 0;
   #pendingBytes = 0;
   #busyMsTold = 0;
@@ -109,15 +110,15 @@ export class NodeSession {
     }
   }
 
-  /** Resolves when no ATTEND is under way. */
-  async idle(): Promise<void> {
-    while (this.#pendingAttends > 0) await this.#oneSettled();
+  /** Resolves when the ATTENDs that are under way now have been answered; a busy engine's next ones may be under way by then. */
+  async answered(): Promise<void> {
+    await Promise.all(this.#underWay);
   }
 
   /** After the backend was closed: waits for what was under way and lets the buffers go. */
   async release(): Promise<void> {
     this.#ended = true;
-    await this.idle();
+    await this.answered();
     this.#slots.clear();
     this.#steps.clear();
     this.#pool.close();
@@ -195,7 +196,7 @@ export class NodeSession {
     const { header } = frame;
     switch (header.type) {
       case FrameType.ATTEND:
-        void this.#attend(header);
+        this.#begin(header);
         return;
       case FrameType.OPEN:
         for (const { slot, shard } of decodeOpen(frame)) this.#slots.open(slot, shard);
@@ -223,6 +224,11 @@ export class NodeSession {
   }
 
   /** Its rows are in their place. Never rejects. */
+  #begin(header: FrameHeader): void {
+    const attend = this.#attend(header).finally(() => this.#underWay.delete(attend));
+    this.#underWay.add(attend);
+  }
+
   async #attend(header: FrameHeader): Promise<void> {
     const { id, layer, rows, payloadBytes } = header;
     const step = this.#steps.require(id);
