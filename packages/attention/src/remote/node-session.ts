@@ -53,8 +53,8 @@ export class NodeSession {
   readonly #steps: SessionSteps;
   /** For what can't be sent from where it is. */
   readonly #pool = new BufferPool();
-  readonly #underWay = new Set<Promise<void>>(); // attends
-  #pendingAttends = 0;
+  /** ATTENDs that wait or are worked on. */
+  readonly #underWay = new Set<Promise<void>>();
   #pendingBytes = 0;
   #busyMsTold = 0;
   #tensorBytesReceived = 0;
@@ -82,7 +82,7 @@ export class NodeSession {
       kvBytesRead,
       appendedTokens,
       forkedTokens,
-      pendingAttends: this.#pendingAttends,
+      pendingAttends: this.#underWay.size,
       tensorBytesReceived: received,
       bytesCopied: this.#connection.bytesPlaced + received * this.#connection.transport.receiveCopies,
       tensorBytesSent: this.#tensorBytesSent,
@@ -185,7 +185,7 @@ export class NodeSession {
     }
     // The engine may have it all before we hear that it has left.
     if (step.holder === 'result') return this.#oneSettled();
-    if (this.#pendingAttends >= MAX_PENDING_ATTENDS || this.#pendingBytes > MAX_PENDING_BYTES) {
+    if (this.#underWay.size >= MAX_PENDING_ATTENDS || this.#pendingBytes > MAX_PENDING_BYTES) {
       return this.#oneSettled();
     }
     step.refusal ??= refusalOf(() => this.#backend.staged(id)); // announcing may have failed
@@ -223,12 +223,15 @@ export class NodeSession {
     }
   }
 
-  /** Its rows are in their place. Never rejects. */
   #begin(header: FrameHeader): void {
-    const attend = this.#attend(header).finally(() => this.#underWay.delete(attend));
+    const attend = this.#attend(header).finally(() => {
+      this.#underWay.delete(attend);
+      this.#settle();
+    });
     this.#underWay.add(attend);
   }
 
+  /** Its rows are in their place. Never rejects. */
   async #attend(header: FrameHeader): Promise<void> {
     const { id, layer, rows, payloadBytes } = header;
     const step = this.#steps.require(id);
@@ -237,7 +240,6 @@ export class NodeSession {
     const sums = wanted ? this.#pool.take(logSumExpBytes(this.#geometry, rows)) : undefined;
     const bytes = payloadBytes + outputBytes(this.#geometry, rows, this.#backend.rowDtype);
     this.#tensorBytesReceived += payloadBytes;
-    this.#pendingAttends++;
     this.#pendingBytes += bytes;
     try {
       if (step.refusal !== undefined) throw step.refusal;
@@ -249,9 +251,7 @@ export class NodeSession {
       if (error instanceof NodeLostError) this.#lose(error);
       else this.#connection.send(errorFrame(toErrorMessage(error), { id, layer }));
     } finally {
-      this.#pendingAttends--;
       this.#pendingBytes -= bytes;
-      this.#settle();
     }
   }
 
