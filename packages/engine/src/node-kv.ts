@@ -23,6 +23,9 @@ export interface NodeKvOptions {
   readonly prefixSharing: boolean;
 }
 
+/** Of its tokens, how many something kept may keep when blocks are needed: the first share that gives enough of them. */
+const KEPT_SHARES = [7 / 8, 1 / 2];
+
 export class NodeKv {
   readonly shards: readonly KvShard<Sequence>[];
   readonly #backend: KvBackend;
@@ -202,14 +205,14 @@ export class NodeKv {
     return shard.vacantBlocks >= blocks;
   }
 
-  /** Half of it goes where that is enough, else all: so what a preempted sequence left is not lost for one block. */
+  /** Its end goes where that is enough, else all: so what a preempted sequence left is not lost for one block. */
   #shrink(holder: PrefixHolder, blocks: number): void {
     const { part, standing } = holder;
     const { shard } = part;
-    const { blockTokens } = shard.shape;
-    const kept = Math.floor(standing / 2 / blockTokens) * blockTokens;
-    const isEnough = kept > 0 && shard.canFork(part, kept) && shard.vacatedBlocks(part, kept) >= blocks;
-    if (!isEnough || this.#slots.taken >= this.#mostSlots) {
+    const kept = KEPT_SHARES.map((share) => shard.wholeBlocks(share * standing)).find(
+      (tokens) => tokens > 0 && shard.canFork(part, tokens) && shard.vacatedBlocks(part, tokens) >= blocks,
+    );
+    if (kept === undefined || this.#slots.taken >= this.#mostSlots) {
       this.#drop(holder);
       return;
     }

@@ -316,7 +316,8 @@ export class Batcher {
     let rows = budget.rows - ready.reduce((sum, sequence) => sum + rowsOf(sequence), 0);
     while (rows > 0 && this.waiting > 0) {
       const share = laneShare(this.running + this.waiting, inFlight.current, budget);
-      if (lane.sequences.length >= share) return;
+      // Those whose consumer doesn't keep up take no rows.
+      if (lane.sequences.filter(({ paused }) => !paused).length >= share) return;
       const sequence = this.#admission.next();
       if (sequence === null) return;
       lane.add(sequence);
