@@ -130,7 +130,7 @@ export interface StepLayout {
   readonly bytes: number;
 }
 
-export type StepConfig = Pick<KernelConfig, 'geometry' | 'rowDtype' | 'layout'>;
+type StepConfig = Pick<KernelConfig, 'geometry' | 'rowDtype' | 'layout'>;
 
 /** @param partialBytes that the step may use at most, as for planTasks */
 export function layOutStep(
