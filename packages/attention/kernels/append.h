@@ -46,10 +46,12 @@ INLINE void scatter(Vec x, void *to) {
   wasm_v128_store32_lane(word + 12, x, 3);
 }
 
-INLINE void append_float(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
-                         const float *v) {
-  const uint32_t bytes = ELEMENT_BYTES(dtype);
-  char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + (tokens * dim + t * 8) * bytes;
+INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
+  const uint32_t dim = c->dim, tokens = c->block_tokens, bytes = ELEMENT_BYTES(dtype);
+  char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + c->value_offset + t * 8 * bytes;
+  /* Tokens that aren't written are read along with a weight of 0, which doesn't undo a NaN that an earlier slot left. */
+  if (dtype == KV_F32 && t == 0)
+    for (uint32_t i = 0; i < 4 * tokens * dim; i += 16) STORE(value + i, ZERO);
   for (uint32_t d = 0; d < dim; d += 8, key += 32 * bytes, value += 8 * tokens * bytes) {
     if (dtype == KV_F32) {
       scatter(LOAD(k + d), key);
@@ -83,10 +85,12 @@ INLINE void merge_bytes(char *to, Vec bytes, uint32_t at) {
   STORE(to, wasm_v128_bitselect(wasm_i32x4_shl(bytes, 8 * at), LOAD(to), mask));
 }
 
-INLINE void append_int8(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
-                        const float *v, float *scales) {
-  const Vec k_inverse = int8_scale(k, dim, scales + t), v_inverse = int8_scale(v, dim, scales + tokens + t);
-  char *value = page + tokens * dim + (dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16);
+INLINE void append_int8(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
+  const uint32_t dim = c->dim, tokens = c->block_tokens;
+  char *value = page + c->value_offset;
+  const Vec k_inverse = int8_scale(k, dim, (float *)(page + c->scale_offset) + t);
+  const Vec v_inverse = int8_scale(v, dim, (float *)(value + c->scale_offset) + t);
+  value += dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16;
   char *key = page + t / 4 * 4 * dim + t % 4 * (dtype == KV_INT8_DOT ? 4 : 2);
   for (uint32_t d = 0; d < dim; d += 8, key += 32, value += tokens * 8) {
     Vec k0 = round_to_int(MUL(LOAD(k + d), k_inverse)), k1 = round_to_int(MUL(LOAD(k + d + 4), k_inverse));

@@ -9,20 +9,19 @@
 #include "tile.h"
 
 static void append(const Config *c, Scratch *s, const Entry *e, uint32_t layer, const float *keys, uint32_t row_floats) {
-  const uint32_t dim = c->dim, tokens = c->block_tokens, values = c->kv_heads * c->head_dim;
+  const uint32_t tokens = c->block_tokens, values = c->kv_heads * c->head_dim;
   for (uint32_t head = 0; head < c->kv_heads; head++) {
     const float *k = keys + head * c->head_dim;
     for (uint32_t i = 0; i < e->count; i++, k += row_floats) {
       const uint32_t position = e->position + i, t = position % tokens;
       char *page = page_at(c, e, position / tokens, layer, head);
       const float *key = pad(c, k, s->padded_key), *value = pad(c, k + values, s->padded_value);
-      float *scales = (float *)(page + c->scale_offset);
       switch (c->dtype) {
-        case KV_F32: append_float(KV_F32, dim, tokens, page, t, key, value); break;
-        case KV_F16: append_float(KV_F16, dim, tokens, page, t, key, value); break;
-        case KV_BF16: append_float(KV_BF16, dim, tokens, page, t, key, value); break;
-        case KV_INT8_PAIRS: append_int8(KV_INT8_PAIRS, dim, tokens, page, t, key, value, scales); break;
-        default: append_int8(KV_INT8_DOT, dim, tokens, page, t, key, value, scales);
+        case KV_F32: append_float(KV_F32, c, page, t, key, value); break;
+        case KV_F16: append_float(KV_F16, c, page, t, key, value); break;
+        case KV_BF16: append_float(KV_BF16, c, page, t, key, value); break;
+        case KV_INT8_PAIRS: append_int8(KV_INT8_PAIRS, c, page, t, key, value); break;
+        default: append_int8(KV_INT8_DOT, c, page, t, key, value);
       }
     }
   }
@@ -69,7 +68,7 @@ EXPORT(attend)
 void attend(const Config *c, Scratch *s, const Step *step, uint32_t layer, const float *qkv, float *out, float *totals) {
   const uint32_t group = c->group, out_floats = group * c->kv_heads * c->head_dim;
   const uint32_t row_floats = (group + 2) * c->kv_heads * c->head_dim;
-  const uint32_t most = min_u32(MAX_ROWS, SCORE_FLOATS / (TILE_PAGES * c->block_tokens)); /* whose scores fit */
+  const uint32_t most = row_limit(c);
   for (uint32_t i = 0; i < step->entry_count; i++) {
     const Entry *e = step->entries + i;
     const uint32_t rows = e->count * group;
