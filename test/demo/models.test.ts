@@ -77,8 +77,8 @@ describeWithModel('SmolLM2-135M-Instruct, Q4_1', 'smollm2-135m-instruct', (folde
     const seen = await demo.watchOutput();
     await demo.ask(prompt);
     expect(await demo.answered()).toBe(`You${prompt}Model${text}`);
-    // A busy machine shows several tokens at once.
-    expect((await seen()).length, 'it streams').toBeGreaterThan(1);
+    // Each token is shown by itself, 7 of 8 and 12 of 12 measured with five processes on two cores; a busier machine shows some together.
+    expect((await seen()).length, 'it streams').toBeGreaterThan(greedyIds.length / 2);
   }
 
   describeInChromium('in the page, on WASM', (rig) => {

@@ -10,7 +10,7 @@ describe('a wrong command line', () => {
     ['a verb that is none', ['rnu'], "error: unknown command 'rnu'\n(Did you mean run?)"],
     ['a misspelt flag', ['run', '--modle', 'x'], "error: unknown option '--modle'\n(Did you mean --model?)"],
     ['flags missing', ['run', '--model', 'x'], 'error: --input, --output must be given; see glinthawk run --help'],
-    ['a choice that is none', ['run', '--kv', 'f8'], 'Allowed choices are f16, f32, int8.'],
+    ['a choice that is none', ['run', '--kv', 'f8'], 'Allowed choices are f16, bf16, f32, int8.'],
     ['a size that is none', ['run', '--kv-memory', 'lots'], 'expected a size like 4GiB, 512MiB or 1000000.'],
     ['an address that is none', ['run', '--attention', 'here'], '"here" is neither local, local:WORKERS, an address'],
     [
@@ -34,6 +34,7 @@ describe('a wrong command line', () => {
       'is no attention node: a token does not belong into the address',
     ],
     ['a flag that people look for', ['attention', '--listen', '--ws'], 'WebSocket is always taken, on the same port'],
+    ['figures at an address that is none', ['attention', '--listen', '--metrics', 'a:b:c'], 'expected HOST:PORT'],
     ['a node’s address that is none', ['attention', '--listen', 'a:b:c'], 'expected HOST:PORT'],
     ['no verb', [], 'Usage: glinthawk'],
   ])('%s', async (_, args, message) => {
@@ -191,6 +192,9 @@ describe('looking at things', () => {
     expect(report.machine.threads).toBeGreaterThan(0);
     expect(report.memoryBandwidth[0].bytesPerSecond).toBeGreaterThan(1e8);
     expect(['webgpu', 'wasm']).toContain(report.dense.kind);
+    expect(['relaxed', 'plain']).toContain(report.wasm.kernels);
+    expect(['dot', 'pairs']).toContain(report.wasm.int8);
+    expect(report.wasm.int8Reason).toMatch(/products an instruction/);
     expect(report.model.bad).toEqual([]);
   });
 });

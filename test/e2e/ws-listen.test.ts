@@ -1,7 +1,7 @@
 /** Nodes that come to a running job by themselves, as lent tabs do: they join, leave, lie and flood, and the results stay the same. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type AttentionBackend, AttentionNode, createInlineAttention } from '@glinthawk/attention';
+import { AttentionNode, createInlineAttention, type StagedAttention } from '@glinthawk/attention';
 import { CapacityError } from '@glinthawk/core';
 import { authFrame, connectWebSocket, encodeFrame, encodeHeader, FrameType, frame, randomNonce } from '@glinthawk/wire';
 import { describe, expect, it, onTestFinished } from 'vitest';
@@ -72,11 +72,7 @@ async function lend(url: string, token: string, memoryBytes = 64 * 2 ** 20) {
 }
 
 /** A node that joins, and whose attention is as `alter` makes it. */
-async function lendAltered(
-  url: string,
-  token: string,
-  alter: (backend: AttentionBackend) => Partial<AttentionBackend>,
-) {
+async function lendAltered(url: string, token: string, alter: (backend: StagedAttention) => Partial<StagedAttention>) {
   const node = new AttentionNode({
     token,
     createBackend: async (geometry, options) => {
@@ -239,16 +235,16 @@ describe('whoever else comes', { timeout: 120_000 }, () => {
   it('has the token and answers nonsense, or never has room: the results are the same', async () => {
     const run = await listening();
     const nonsense = lendAltered(run.url, run.token, (backend) => {
-      const attend = backend.attend.bind(backend);
+      const attendStaged = backend.attendStaged.bind(backend);
       return {
-        async attend(...args) {
-          await attend(...args);
-          args[3].fill(NaN);
+        async attendStaged(stepId, ...rest) {
+          await attendStaged(stepId, ...rest);
+          for (const piece of backend.staged(stepId).output) piece.fill(0xff); // NaN in f32
         },
       };
     });
     void lendAltered(run.url, run.token, () => ({
-      attend: () => Promise.reject(new CapacityError('STAGING', 'none\nwarning: a line of my own')),
+      attendStaged: () => Promise.reject(new CapacityError('STAGING', 'none\nwarning: a line of my own')),
     }));
     expect((await nonsense)?.message).toMatch(/not finite numbers/);
     await lend(run.url, run.token);

@@ -1,5 +1,5 @@
 /** Real attention nodes for tests: in this process, behind loopback TCP and WebSocket, each with one worker. */
-import { type AttentionSource, localAttentionSource } from '@glinthawk/attention';
+import { type AttentionSource, createLocalAttention, localAttentionSource } from '@glinthawk/attention';
 import { type AttentionServer, remoteSource, serveAttention } from '@glinthawk/attention/node';
 import { expect } from 'vitest';
 
@@ -19,13 +19,13 @@ export async function remoteNodes(scheme: 'tcp' | 'ws', count: number): Promise<
   const servers: AttentionServer[] = [];
   const token = 'a token of the tests';
   for (let i = 0; i < count; i++) {
-    const local = localAttentionSource({ workers: 1, memoryBytes: KV_BYTES });
     servers.push(
       await serveAttention({
         host: '127.0.0.1',
         port: 0,
         token,
-        createBackend: (geometry, options) => local.connect(geometry, options),
+        createBackend: (geometry, options) =>
+          createLocalAttention(geometry, { ...options, workers: 1, memoryBytes: KV_BYTES }),
       }),
     );
   }

@@ -111,7 +111,7 @@ export const attentionCases: readonly AttentionCase[] = [
     blockTokens: 16,
     runs: [Array.from({ length: Math.min(12, Math.ceil(230 / chunk)) }, () => chunk), [chunk, 1, chunk]],
   })),
-  ...[32, 48, 64, 128, 256, 512].map((blockTokens) => ({
+  ...[32, 64, 128, 256, 512].map((blockTokens) => ({
     name: `blocks of ${blockTokens} tokens`,
     geometry: geometry({ groupSize: 2, kvHeads: 1, headDim: 8 }),
     blockTokens,
@@ -147,7 +147,7 @@ export const attentionCases: readonly AttentionCase[] = [
     blockTokens: 16,
     runs: [
       [20, -5, 3, 1, -1],
-      [40, 1, -1, 1, -41],
+      [40, 1, -1, 1, -3], // what left the window before is gone
       [16, -16, 1],
     ],
   },

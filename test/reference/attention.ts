@@ -1,7 +1,7 @@
 /**
- * The attention tier in plain loops and double precision, with KV rounded as its dtype says. It counts blocks the way a real
- * backend does and refuses what a real one refuses, so that wrong accounting in the engine fails a test. It can be slow, die
- * at a chosen attend, refuse, or come up late.
+ * The attention tier in plain loops and double precision, with KV rounded as its dtype says. It refuses what a real one refuses
+ * (kv-memory.ts), so that a wrong account in the engine fails a test. It can be slow, die at a chosen attend, refuse, or come
+ * up late.
  */
 import type { AttentionBackend, AttentionSource, AttentionStats, AttentionStep, Slot } from '@glinthawk/attention';
 import {
@@ -17,6 +17,7 @@ import {
   ProtocolError,
   qkvRowFloats,
 } from '@glinthawk/core';
+import { KvMemory } from './kv-memory.ts';
 
 export interface ReferenceAttentionOptions {
   readonly name?: string;
@@ -33,14 +34,6 @@ export interface ReferenceAttentionOptions {
   readonly refusal?: string;
   /** Dies without rejecting its attends: only `lost` tells. */
   readonly silentDeath?: boolean;
-}
-
-interface HeldSlot {
-  readonly generation: number;
-  readonly shard: number;
-  tokens: number;
-  readonly keys: Float64Array[][]; // [layers][tokens][kvHeads · headDim]
-  readonly values: Float64Array[][];
 }
 
 /**
@@ -101,21 +94,22 @@ export function attendOne(
   values: readonly Float64Array[],
   at: number,
   softmaxScale: number,
-): Float64Array {
+): { readonly output: Float64Array; readonly logSumExp: number } {
   const scores = keys.map((k) => {
     let dot = 0;
     for (let i = 0; i < q.length; i++) dot += (q[i] as number) * (k[at + i] as number);
     return dot * softmaxScale;
   });
+  const output = new Float64Array(q.length);
+  if (keys.length === 0) return { output, logSumExp: Number.NEGATIVE_INFINITY };
   const max = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const weights = scores.map((score) => Math.exp(score - max));
   const total = weights.reduce((a, b) => a + b, 0);
-  const output = new Float64Array(q.length);
   for (const [t, v] of values.entries()) {
     const weight = (weights[t] as number) / total;
     for (let i = 0; i < q.length; i++) output[i] = (output[i] as number) + weight * (v[at + i] as number);
   }
-  return output;
+  return { output, logSumExp: max + Math.log(total) };
 }
 
 class ReferenceAttention implements AttentionBackend {
@@ -127,13 +121,16 @@ class ReferenceAttention implements AttentionBackend {
   readonly #options: ReferenceAttentionOptions;
   readonly #dieAtAttend: number;
   readonly #onEnd: () => void;
-  readonly #slots = new Map<number, HeldSlot>();
-  readonly #steps = new Map<number, AttentionStep>();
+  readonly #memory: KvMemory;
+  /** Announced, and why their attends fail; null where they don't. */
+  readonly #steps = new Map<number, { readonly step: AttentionStep; readonly failure: CapacityError | null }>();
   #lose: (error: NodeLostError) => void = () => {};
   #death: NodeLostError | null = null;
   #order: Promise<void> = Promise.resolve();
   #attends = 0;
   #busyMs = 0;
+  #kvBytesRead = 0;
+  #appendedTokens = 0;
 
   constructor(
     geometry: AttentionGeometry,
@@ -149,11 +146,14 @@ class ReferenceAttention implements AttentionBackend {
     this.#dieAtAttend = dieAtAttend;
     this.#onEnd = onEnd;
     const blockTokens = options.blockTokens ?? 16;
+    const shards = options.shards ?? [4096];
+    this.#memory = new KvMemory(this.name, geometry, blockTokens, shards);
+    const layers = geometry.layers / this.#memory.groups.length;
     this.capacity = {
       blockTokens,
-      blockBytes: blockTokens * geometry.layers * geometry.kvHeads * geometry.headDim * 8,
-      shards: (options.shards ?? [4096]).map((blocks) => ({ blocks })),
-      workers: (options.shards ?? [4096]).length,
+      blockBytes: blockTokens * layers * geometry.kvHeads * geometry.headDim * 8,
+      shards: shards.map((blocks) => ({ blocks })),
+      workers: shards.length,
     };
     this.lost = new Promise((resolve) => {
       this.#lose = resolve;
@@ -165,46 +165,52 @@ class ReferenceAttention implements AttentionBackend {
   }
 
   open(slot: Slot, shard: number): void {
-    if (this.#death !== null) return;
-    if (this.capacity.shards[shard] === undefined) throw new InputError('NO_SHARD', `no shard ${shard}`);
-    const held = this.#slots.get(slot.index);
-    if (held !== undefined) throw new InputError('SLOT_TAKEN', `slot ${slot.index} is open`);
-    const { layers } = this.geometry;
-    const empty = () => Array.from({ length: layers }, () => []);
-    this.#slots.set(slot.index, { generation: slot.generation, shard, tokens: 0, keys: empty(), values: empty() });
+    if (this.#death === null) this.#memory.open(slot, shard);
   }
 
-  fork(slot: Slot, _parent: Slot, _tokens: number): void {
-    throw new InputError('SLOT_TAKEN', `slot ${slot.index}: forks are being built`);
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    if (this.#death === null) this.#memory.fork(slot, parent, tokens);
   }
 
   free(slot: Slot): void {
-    const held = this.#slots.get(slot.index);
-    if (held !== undefined && held.generation === slot.generation) this.#slots.delete(slot.index);
+    this.#memory.free(slot);
   }
 
   announce(step: AttentionStep): void {
     if (this.#death !== null) return;
     if (this.#steps.has(step.id)) throw new InputError('STEP_TAKEN', `step ${step.id} was announced before`);
     let shard = -1;
+    let failure: CapacityError | null = null;
     const done = new Set<number>();
     for (const entry of step.entries) {
-      const held = this.#held(entry.slot);
+      const held = this.#memory.held(entry.slot);
       if (held.shard !== shard && done.has(held.shard)) throw new InputError('ORDER', 'a shard in two places');
       shard = held.shard;
       done.add(shard);
+      try {
+        this.#memory.announce(entry);
+      } catch (thrown) {
+        if (!(thrown instanceof CapacityError)) throw thrown;
+        failure = thrown;
+      }
     }
-    this.#steps.set(step.id, step);
+    this.#steps.set(step.id, { step, failure });
   }
 
-  async attend(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): Promise<void> {
+  async attend(
+    stepId: number,
+    layer: number,
+    qkv: Float32Array,
+    output: Float32Array,
+    logSumExp?: Float32Array,
+  ): Promise<void> {
     const { latencyMs = 0, silentDeath = false } = this.#options;
     this.#attends++;
     if (this.#death === null && this.#attends >= this.#dieAtAttend) this.#die(`at attend ${this.#attends}`);
     const run = this.#order.then(() => {
       if (this.#death !== null) throw this.#death;
       const began = performance.now();
-      this.#attendNow(stepId, layer, qkv, output);
+      this.#attendNow(stepId, layer, qkv, output, logSumExp);
       this.#busyMs += performance.now() - began;
     });
     this.#order = run.catch(() => {});
@@ -221,24 +227,24 @@ class ReferenceAttention implements AttentionBackend {
   stats(): AttentionStats {
     const busyMs = this.#busyMs;
     return {
-      usedBlocks: this.#usedBlocks(),
-      openSlots: this.#slots.size,
+      usedBlocks: this.#memory.usedBlocks,
+      openSlots: this.#memory.openSlots,
       busyMs,
       bytesSent: 0,
       bytesReceived: 0,
       roundTripMs: 0,
-      kvBytesRead: 0,
-      appendedTokens: 0,
-      forkedTokens: 0,
+      kvBytesRead: this.#kvBytesRead,
+      appendedTokens: this.#appendedTokens,
+      forkedTokens: this.#memory.forkedTokens,
     };
   }
 
   allocatedBytes(): number {
-    return this.#usedBlocks() * this.capacity.blockBytes;
+    return this.#memory.usedBlocks * this.capacity.blockBytes;
   }
 
   async close(): Promise<void> {
-    this.#slots.clear();
+    this.#memory.clear();
     this.#steps.clear();
     this.#death ??= new NodeLostError(this.name, 'closed');
     this.#onEnd();
@@ -247,35 +253,17 @@ class ReferenceAttention implements AttentionBackend {
   #die(when: string): void {
     const error = new NodeLostError(this.name, `${this.name} died ${when}, as told`);
     this.#death = error;
-    this.#slots.clear();
+    this.#memory.clear();
     this.#steps.clear();
     this.#onEnd();
     this.#lose(error);
   }
 
-  #held(slot: Slot): HeldSlot {
-    const held = this.#slots.get(slot.index);
-    if (held === undefined || held.generation !== slot.generation) {
-      throw new InputError('NO_SLOT', `slot ${slot.index}.${slot.generation} isn't open`);
-    }
-    return held;
-  }
-
-  #blocks(tokens: number): number {
-    return Math.ceil(tokens / this.capacity.blockTokens);
-  }
-
-  #usedBlocks(shard?: number): number {
-    let blocks = 0;
-    for (const held of this.#slots.values()) {
-      if (shard === undefined || held.shard === shard) blocks += this.#blocks(held.tokens);
-    }
-    return blocks;
-  }
-
-  #attendNow(stepId: number, layer: number, qkv: Float32Array, output: Float32Array): void {
-    const step = this.#steps.get(stepId);
-    if (step === undefined) throw new InputError('NO_STEP', `step ${stepId} wasn't announced`);
+  #attendNow(stepId: number, layer: number, qkv: Float32Array, output: Float32Array, logSumExp?: Float32Array): void {
+    const announced = this.#steps.get(stepId);
+    if (announced === undefined) throw new InputError('NO_STEP', `step ${stepId} wasn't announced`);
+    const { step, failure } = announced;
+    if (failure !== null) throw failure;
     const { groupSize, kvHeads, headDim, softmaxScale, windows } = this.geometry;
     const width = qkvRowFloats(this.geometry);
     const heads = groupSize * kvHeads;
@@ -286,28 +274,27 @@ class ReferenceAttention implements AttentionBackend {
     }
     const window = windows[layer] ?? 0;
     let row = 0;
-    for (const { slot, position, count } of step.entries) {
-      const held = this.#held(slot);
-      const keys = held.keys[layer] ?? [];
-      const values = held.values[layer] ?? [];
-      if (position > keys.length) throw new InputError('GAP', `position ${position} follows ${keys.length} tokens`);
-      held.tokens = Math.max(held.tokens, position + count);
-      const blocks = this.capacity.shards[held.shard]?.blocks ?? 0;
-      if (this.#usedBlocks(held.shard) > blocks) {
-        throw new CapacityError('KV_FULL', `shard ${held.shard} of ${this.name} has ${blocks} blocks`);
-      }
+    for (const { slot, position, count, visit = false } of step.entries) {
+      const { tokens } = this.#memory.held(slot);
       for (let i = 0; i < count; i++, row++) {
         const at = row * width + heads * headDim;
-        keys[position + i] = roundKv(qkv.subarray(at, at + kvWidth), this.kvDtype, headDim);
-        values[position + i] = roundKv(qkv.subarray(at + kvWidth, at + 2 * kvWidth), this.kvDtype, headDim);
-        const end = position + i + 1;
-        const start = window === 0 ? 0 : Math.max(0, end - window);
-        const seenKeys = keys.slice(start, end);
-        const seenValues = values.slice(start, end);
+        const own = position + i;
+        if (!visit) {
+          const key = roundKv(qkv.subarray(at, at + kvWidth), this.kvDtype, headDim);
+          const value = roundKv(qkv.subarray(at + kvWidth, at + 2 * kvWidth), this.kvDtype, headDim);
+          this.#memory.store(slot, layer, own, key, value);
+          if (layer === 0) this.#appendedTokens++;
+        }
+        const end = visit ? tokens : own + 1;
+        const start = window === 0 ? 0 : Math.max(0, own + 1 - window);
+        const seen = this.#memory.see(slot, layer, start, end);
+        this.#kvBytesRead += seen.keys.length * kvWidth * 2 * 4;
         for (let head = 0; head < heads; head++) {
           const q = Float64Array.from(qkv.subarray(row * width + head * headDim, row * width + (head + 1) * headDim));
           const kvAt = Math.floor(head / groupSize) * headDim;
-          output.set(attendOne(q, seenKeys, seenValues, kvAt, softmaxScale), (row * heads + head) * headDim);
+          const result = attendOne(q, seen.keys, seen.values, kvAt, softmaxScale);
+          output.set(result.output, (row * heads + head) * headDim);
+          if (logSumExp !== undefined) logSumExp[row * heads + head] = result.logSumExp;
         }
       }
     }

@@ -21,6 +21,11 @@ export function bytes(value: number): string {
   return `${scaled.toFixed(digits)} ${units[unit]}`;
 }
 
+/** `24.2 GB/s`: decimal, as memory bandwidth is told everywhere. */
+export function gigabytesPerSecond(bytesPerSecond: number): string {
+  return `${(bytesPerSecond / 1e9).toFixed(1)} GB/s`;
+}
+
 /** `1.4 M`, `135 M`, `70 B`. */
 export function millions(value: number): string {
   for (const [size, letter] of [

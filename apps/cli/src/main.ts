@@ -50,7 +50,7 @@ async function parse(argv: readonly string[]): Promise<number> {
     },
     attention: async ({ quiet = false, ...flags }) => {
       const { attention } = await import('./commands/attention.ts');
-      status = await attention(flags, new Screen({ quiet }), print);
+      status = await attention(flags, { screen: new Screen({ quiet }), print, version });
     },
     doctor: async (flags) => {
       const { doctor } = await import('./commands/doctor.ts');

@@ -18,6 +18,8 @@ import type { RunFlags } from './commands/run-flags.ts';
 
 /** As DEFAULT_ATTENTION_PORT of @glinthawk/attention, which is too large to load for help. */
 const ATTENTION_PORT = 7411;
+/** Next to it; where nodes join is 7412. */
+const METRICS_PORT = 7413;
 
 export interface Verbs {
   run(flags: RunFlags & { readonly quiet?: boolean }): Promise<void>;
@@ -139,7 +141,7 @@ function addRun(program: Command, verbs: Verbs): void {
     )
     .option('--kv-memory <size>', 'KV memory of local attention, like 4GiB (default: half of what is free)', byteSize)
     .addOption(
-      new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16']).default('f32'),
+      new Option('--wire <dtype>', 'how tensors travel to remote nodes').choices(['f32', 'f16', 'int8']).default('f32'),
     )
     .option('--tls-ca <file>', "certificates (PEM) to trust for tls:// instead of the system's")
     .option('--tls-cert <file>', 'certificate (PEM) of wss-listen://')
@@ -182,6 +184,12 @@ Ctrl-C stops cleanly; the same command goes on where it stopped.`,
     });
 }
 
+/** An address that was not typed is true. */
+type TypedAttentionFlags = Omit<AttentionCommandFlags, 'listen' | 'metrics'> & {
+  readonly listen: ListenAddress | true;
+  readonly metrics?: ListenAddress | true;
+};
+
 function addAttention(program: Command, verbs: Verbs): void {
   const attention = program
     .command('attention')
@@ -191,7 +199,7 @@ function addAttention(program: Command, verbs: Verbs): void {
       `where to listen, for TCP and WebSocket both; port 0 takes a free one (default: 127.0.0.1:${ATTENTION_PORT}) (required)`,
       (text: string) => listenAddress(text, ATTENTION_PORT),
     )
-    .option('--workers <n>', 'threads (default: one a core)', workerCount)
+    .option('--workers <n>', 'threads that kernels run on, as many at once (default: one a core)', workerCount)
     .option('--memory <size>', 'KV at most, like 8GiB (default: three quarters of what is free)', nodeMemory);
   tokenOptions(attention)
     .option('--tls-cert <file>', 'certificate (PEM): TLS for TCP and WebSocket both')
@@ -210,6 +218,11 @@ function addAttention(program: Command, verbs: Verbs): void {
     .addOption(new Option('--ws').hideHelp())
     .option('--drain-seconds <n>', 'how long an engine may take to leave when the node is stopped', seconds, 5)
     .option('--stats-seconds <n>', 'a line of statistics so often; 0 for none', seconds, 10)
+    .option(
+      '--metrics [host:port]',
+      `serve figures for Prometheus at /metrics, and /healthz, there (default: 127.0.0.1:${METRICS_PORT}; without the flag nowhere)`,
+      (text: string) => listenAddress(text, METRICS_PORT),
+    )
     .option('--quiet', 'only the address and errors')
     .option('--debug', 'show stack traces and what the library says')
     .addHelpText(
@@ -219,14 +232,16 @@ function addAttention(program: Command, verbs: Verbs): void {
         'glinthawk attention --listen 0.0.0.0:7411 --token-file secret --memory 8GiB',
         'glinthawk attention --listen :7411 --token-file secret --tls-cert cert.pem --tls-key key.pem',
         'glinthawk attention --listen --token-file secret --origin http://localhost:4173',
+        'glinthawk attention --listen --metrics',
       ),
     )
-    .action((flags: Omit<AttentionCommandFlags, 'listen'> & { readonly listen: ListenAddress | true }) => {
+    .action(({ listen, metrics, ...flags }: TypedAttentionFlags) => {
       requireOptions(attention, ['listen']);
-      const { listen } = flags;
+      const local = (port: number) => listenAddress('127.0.0.1', port);
       return verbs.attention({
         ...flags,
-        listen: listen === true ? listenAddress('127.0.0.1', ATTENTION_PORT) : listen,
+        listen: listen === true ? local(ATTENTION_PORT) : listen,
+        ...(metrics === undefined ? {} : { metrics: metrics === true ? local(METRICS_PORT) : metrics }),
       });
     });
 }

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import type { AttentionSource } from '@glinthawk/attention';
 import { localAttentionSource } from '@glinthawk/attention';
 import { remoteSource } from '@glinthawk/attention/node';
-import { DeviceError, InputError, type Logger } from '@glinthawk/core';
+import { DeviceError, InputError, type Logger, type RowDtype } from '@glinthawk/core';
 import {
   createWasmDense,
   createWebGpuDense,
@@ -96,7 +96,7 @@ export function defaultKvMemory(model: Model, dense: DenseChoice['kind']): numbe
 export interface AttentionFlags {
   readonly places: readonly AttentionPlace[];
   readonly kvMemory: number;
-  readonly wire: 'f32' | 'f16';
+  readonly wire: RowDtype;
   readonly token: string | undefined;
   /** Certificates (PEM) to trust for `tls://` instead of the system's. */
   readonly tlsCa: Buffer | undefined;

@@ -47,11 +47,8 @@ INLINE void scatter(Vec x, void *to) {
 }
 
 INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
-  const uint32_t dim = c->dim, tokens = c->block_tokens, bytes = ELEMENT_BYTES(dtype);
+  const uint32_t dim = c->dim, tokens = c->page_tokens, bytes = ELEMENT_BYTES(dtype);
   char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + c->value_offset + t * 8 * bytes;
-  /* Tokens that aren't written are read along with a weight of 0, which doesn't undo a NaN that an earlier slot left. */
-  if (dtype == KV_F32 && t == 0)
-    for (uint32_t i = 0; i < 4 * tokens * dim; i += 16) STORE(value + i, ZERO);
   for (uint32_t d = 0; d < dim; d += 8, key += 32 * bytes, value += 8 * tokens * bytes) {
     if (dtype == KV_F32) {
       scatter(LOAD(k + d), key);
@@ -62,6 +59,17 @@ INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t 
       scatter(to_half_pairs(dtype, k + d), key);
       STORE(value, to_half_pairs(dtype, v + d));
     }
+  }
+}
+
+/*
+ * Values of a block that begins with token t. What isn't written yet is read along with a weight of 0, which doesn't undo a NaN
+ * that an earlier slot left; only f32 keeps NaN.
+ */
+static void clear_values(const Config *c, char *page, uint32_t t) {
+  for (uint32_t d = 0; d < c->dim; d += 8) {
+    char *panel = page + c->value_offset + (d * c->page_tokens + t * 8) * 4;
+    for (uint32_t i = 0; i < c->block_tokens * 32; i += 16) STORE(panel + i, ZERO);
   }
 }
 
@@ -86,10 +94,10 @@ INLINE void merge_bytes(char *to, Vec bytes, uint32_t at) {
 }
 
 INLINE void append_int8(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
-  const uint32_t dim = c->dim, tokens = c->block_tokens;
+  const uint32_t dim = c->dim, tokens = c->page_tokens;
   char *value = page + c->value_offset;
   const Vec k_inverse = int8_scale(k, dim, (float *)(page + c->scale_offset) + t);
-  const Vec v_inverse = int8_scale(v, dim, (float *)(value + c->scale_offset) + t);
+  const Vec v_inverse = int8_scale(v, dim, (float *)(page + c->scale_offset) + tokens + t);
   value += dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16;
   char *key = page + t / 4 * 4 * dim + t % 4 * (dtype == KV_INT8_DOT ? 4 : 2);
   for (uint32_t d = 0; d < dim; d += 8, key += 32, value += tokens * 8) {

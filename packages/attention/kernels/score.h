@@ -9,13 +9,13 @@
 
 typedef struct {
   const char *const *keys[4]; /* pieces of each stream */
+  const float *const *scales[4]; /* int8: their K scales */
   float *scores[4];           /* of its first quad, row 0 */
   uint32_t lead[4];           /* quads of its first piece before that */
   uint32_t lap;               /* quads from one of a stream to its next: streams of one run take turns */
   uint32_t skip;              /* tokens of the first piece that are passed over */
   uint32_t tokens;            /* of each run */
   uint32_t piece_tokens;
-  uint32_t scale_offset;      /* int8: bytes from a piece to its K scales */
   uint32_t quad_bytes;        /* 4 * dim elements */
   uint32_t row_stride;        /* floats between rows */
 } ScoreRun;
@@ -67,10 +67,9 @@ INLINE void score_tile(const int dtype, const int rows, const int streams, const
     const uint32_t tokens = min_u32(run->piece_tokens - skip, rest);
     rest -= tokens;
     UNROLL for (int n = 0; n < streams; n++) {
-      const char *base = run->keys[n][piece];
       const uint32_t first = skip / 4 + run->lead[n];
-      key[n] = base + first * quad;
-      if (IS_INT8(dtype)) k_scale[n] = (const float *)(base + run->scale_offset) + 4 * first;
+      key[n] = run->keys[n][piece] + first * quad;
+      if (IS_INT8(dtype)) k_scale[n] = run->scales[n][piece] + 4 * first;
     }
     ROLLED for (uint32_t left = tokens / 4; left > 0; left -= lap) {
       UNROLL for (int pass = 0; pass < passes; pass++) {

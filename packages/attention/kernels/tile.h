@@ -21,21 +21,20 @@
 #define MHA_GROUP 3
 #define SCORE_FLOATS (MAX_ROWS * TILE_TOKENS)
 #define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
-/* What all groups of rows pass over before the next tokens, so that it stays in L1: keys, and bytes of V. */
+/* Tokens of each run whose keys and values all groups of rows pass over before the next ones. */
 #ifndef KEY_TOKENS
-#define KEY_TOKENS 32
+#define KEY_TOKENS 128
 #endif
-#ifndef VISIT_TOKENS
-#define VISIT_TOKENS 32
+#ifndef VALUE_TOKENS
+#define VALUE_TOKENS 256
 #endif
 
 /* What a worker needs while it attends; its own, so that several may work on one memory. */
 typedef struct {
   float query[MAX_ROWS * MAX_DIM];                   /* packed by groups of rows, [dim][rows] */
-  float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile] */
+  float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile]; then sums_of */
   float weights[SCORE_FLOATS + MAX_ROWS * SCORE_PAD + 4];                   /* packed by groups, [tokens][rows] */
   float output[MAX_ROWS * MAX_DIM];                  /* [rows][dim] */
-  float sums[MAX_ROWS * MAX_DIM];                    /* [chains][rows][dim], of one tile; int8: int32 */
   float value_scales[TILE_TOKENS];
   QueryScale query_scale[MAX_ROWS];
   float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS];
@@ -95,28 +94,34 @@ typedef struct {
   uint32_t run, count, from, to;
 } Stretch;
 
-/* TILE_TOKENS of a walk, in the pieces of them that lie together: pages, or runs of a page. */
+/* TILE_TOKENS of a walk, in the pieces of them that lie together: runs where that is so of all of them, else blocks. */
 typedef struct {
   const char *keys[TILE_TOKENS / 16], *values[TILE_TOKENS / 16];
+  const float *scales[TILE_TOKENS / 16];
   uint32_t piece_tokens;
   uint32_t from, to; /* its tokens that any row sees, to multiples of 16 */
   uint32_t stride;   /* floats between score rows */
 } Tile;
 
+/* What a tile's values add up to: f32 (int8: int32) [chains][rows][dim]. Scores are weights by then. */
+static float *sums_of(Scratch *s) { return s->scores; }
+
 static uint32_t chains(const Config *c) { return c->group <= MHA_GROUP ? TILE_RUNS : 1; }
 
-/* Rows that may walk together: those whose scores and sums fit. */
-static uint32_t row_limit(const Config *c) { return min_u32(MAX_ROWS, MAX_ROWS * MAX_DIM / (chains(c) * c->dim)); }
+/* Of one walk at most: so many that their scores and sums fit. */
+static uint32_t most_rows(const Config *c) { return min_u32(MAX_ROWS, MAX_ROWS * MAX_DIM / (chains(c) * c->dim)); }
 
 /* Scores of rows r to r + rows - 1, a group. */
-static void add_scores(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows) {
+static void add_scores(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
+  (void)all;
   const uint32_t streams = rows == 1 ? 4 : 2, piece = tile->piece_tokens, lap = streams / at->count;
   ScoreRun run = {.lap = lap, .skip = at->from % piece, .tokens = at->to - at->from, .piece_tokens = piece,
-                  .scale_offset = c->scale_offset, .quad_bytes = 4 * c->dim * ELEMENT_BYTES(c->dtype), .row_stride = tile->stride};
+                  .quad_bytes = 4 * c->dim * ELEMENT_BYTES(c->dtype), .row_stride = tile->stride};
   for (uint32_t n = 0; n < streams; n++) {
     const uint32_t first = (at->run + n / lap) * RUN_TOKENS + at->from;
     run.lead[n] = n % lap;
     run.keys[n] = tile->keys + first / piece;
+    run.scales[n] = tile->scales + first / piece;
     run.scores[n] = s->scores + r * tile->stride + first + 4 * run.lead[n];
   }
   score_fns[c->dtype][rows - 1]((const char *)s->query + r * query_row_bytes(c), s->query_scale + r, &run);
@@ -128,23 +133,25 @@ static void mask(float *row, uint32_t tokens, int32_t from, int32_t to) {
   for (int32_t t = to < 0 ? 0 : to; t < (int32_t)tokens; t++) row[t] = MASKED;
 }
 
+/* V scales, 0 for tokens that aren't written. */
 static void gather_value_scales(const Config *c, Scratch *s, const Tile *tile, uint32_t written) {
-  for (uint32_t t = tile->from; t < tile->to;) {
-    const float *scales = (const float *)(tile->values[t / tile->piece_tokens] + c->scale_offset) + t % tile->piece_tokens;
-    const uint32_t end = min_u32((t / tile->piece_tokens + 1) * tile->piece_tokens, tile->to);
-    for (; t < end; t++, scales++) s->value_scales[t] = t < written ? *scales : 0;
+  const uint32_t piece = tile->piece_tokens;
+  for (uint32_t t = tile->from, end; t < tile->to; t = end) {
+    const float *scales = tile->scales[t / piece] + c->page_tokens + t % piece;
+    end = min_u32(t / piece * piece + piece, tile->to);
+    for (uint32_t i = t; i < end; i++) s->value_scales[i] = i < written ? scales[i - t] : 0;
   }
 }
 
-static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all_rows) {
+static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
   const uint32_t piece = tile->piece_tokens, apart = chains(c) > 1;
   ValueRun run = {.skip = at->from % piece, .tokens = at->to - at->from, .piece_tokens = piece, .dim = c->dim,
-                  .panel_bytes = 8 * c->block_tokens * ELEMENT_BYTES(c->dtype)};
+                  .panel_bytes = 8 * c->page_tokens * ELEMENT_BYTES(c->dtype)};
   for (uint32_t n = 0; n < at->count; n++) {
     const uint32_t first = (at->run + n) * RUN_TOKENS + at->from;
     run.values[n] = tile->values + first / piece;
     run.weights[n] = (const char *)s->weights + (r * tile->stride + first * rows) * weight_bytes(c);
-    run.sums[n] = (char *)(s->sums + ((apart ? at->run + n : 0) * all_rows + r) * c->dim);
+    run.sums[n] = (char *)(sums_of(s) + ((apart ? at->run + n : 0) * all + r) * c->dim);
   }
   const int kind = at->count == 1 ? VALUE_ONE : !apart ? VALUE_PAIR : at->count == 2 ? VALUE_TWO : VALUE_FOUR;
   value_fns[c->dtype][kind][rows - 1](&run);
@@ -156,9 +163,9 @@ static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
   for (uint32_t r = 0; r < rows; r++) {
     const Vec alpha = SPLAT(s->alpha[r]), scale = SPLAT(s->weight_scale[r]);
     for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
-      Vec sum = LOAD(s->sums + i);
+      Vec sum = LOAD(sums_of(s) + i);
       for (uint32_t n = 1; n < all; n++) {
-        const Vec x = LOAD(s->sums + n * plane + i);
+        const Vec x = LOAD(sums_of(s) + n * plane + i);
         sum = IS_INT8(c->dtype) ? wasm_i32x4_add(sum, x) : ADD(sum, x);
       }
       if (IS_INT8(c->dtype)) sum = MUL(wasm_f32x4_convert_i32x4(sum), scale);
@@ -167,40 +174,57 @@ static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
   }
 }
 
+typedef void StretchFn(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all);
+
 /*
- * Cuts what is visible of runs run to run + count - 1 of a tile into stretches in which the same ones of them are, and these into
- * parts of `most` tokens; each part is taken by up to `wide` runs at once by all groups of rows.
+ * Calls `fn` for all that is visible of a tile and all groups of rows: up to `wide` runs at once, those of them that have the
+ * tokens, and up to `most` tokens, which all groups take before the next ones.
  */
-static void each_stretch(const Config *c, Scratch *s, const Tile *tile, uint32_t rows, int values, uint32_t wide, uint32_t most) {
-  const uint32_t groups = group_count(c, rows), last = (tile->to - 1) / RUN_TOKENS;
-  for (uint32_t set = tile->from / RUN_TOKENS / wide * wide; set <= last; set += wide) {
+static void each_stretch(const Config *c, Scratch *s, const Tile *tile, uint32_t rows, uint32_t wide, uint32_t most, StretchFn *fn) {
+  const uint32_t groups = group_count(c, rows), runs = (tile->to + RUN_TOKENS - 1) / RUN_TOKENS;
+  const uint32_t lead = tile->from % RUN_TOKENS, trail = tile->to % RUN_TOKENS; /* of the first run not, of the last run alone */
+  for (uint32_t set = tile->from / RUN_TOKENS; set < runs; set = (set / wide + 1) * wide) {
+    const uint32_t set_end = min_u32((set / wide + 1) * wide, runs);
     for (uint32_t from = 0, to; from < RUN_TOKENS; from = to) {
-      /* Of all runs only the first may lack a beginning, and the last an end. */
-      const uint32_t lead = tile->from % RUN_TOKENS, trail = (tile->to - 1) % RUN_TOKENS + 1;
-      to = min_u32((from / most + 1) * most, RUN_TOKENS);
-      uint32_t first = set, end = min_u32(set + wide, last + 1);
-      while (first * RUN_TOKENS + RUN_TOKENS <= tile->from) first++;
-      if (first * RUN_TOKENS < tile->from) {
-        if (from < lead) {
-          to = min_u32(to, lead);
-          first++;
-        }
+      uint32_t first = set, end = set_end;
+      to = (from / most + 1) * most;
+      if (from < lead && set == tile->from / RUN_TOKENS) {
+        first++;
+        to = min_u32(to, lead);
       }
-      if (end * RUN_TOKENS > tile->to) {
+      if (trail != 0 && end == runs) {
         if (from < trail) to = min_u32(to, trail);
         else end--;
       }
-      for (uint32_t n = first, count; n < end; n += count) {
-        count = n + 4 <= end && wide >= 4 ? 4 : n + 2 <= end ? 2 : 1;
-        if (wide < 2) count = 1;
-        const Stretch at = {n, count, from, to};
+      for (Stretch at = {.run = first, .from = from, .to = to}; at.run < end; at.run += at.count) {
+        at.count = end - at.run >= 4 && wide == 4 ? 4 : end - at.run >= 2 && wide >= 2 ? 2 : 1;
         for (uint32_t g = 0; g < groups; g++) {
-          const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
-          if (values) add_values(c, s, tile, &at, r, size, rows);
-          else add_scores(c, s, tile, &at, r, size);
+          const uint32_t r = group_start(rows, groups, g);
+          fn(c, s, tile, &at, r, group_start(rows, groups, g + 1) - r, rows);
         }
       }
     }
+  }
+}
+
+/*
+ * The tile whose tokens lie from `base` on, those from `from` to `to` of them. Neighbouring blocks mostly lie in one page
+ * (page-layout.ts): a run of them is one piece.
+ */
+static void find_pieces(const Config *c, const Entry *e, uint32_t layer, uint32_t head, uint32_t base, Tile *tile) {
+  const uint32_t T = c->block_tokens, bytes = ELEMENT_BYTES(c->dtype);
+  const uint32_t first = (base + tile->from) / T, last = (base + tile->to - 1) / T;
+  const uint32_t *table = block_table(c, e, layer);
+  int together = 1;
+  for (uint32_t block = first + 1; block <= last; block++) together &= table[block] == table[block - 1] + 1 || block * T % RUN_TOKENS == 0;
+  tile->piece_tokens = together ? RUN_TOKENS : min_u32(T, RUN_TOKENS);
+  for (uint32_t i = tile->from / tile->piece_tokens; i * tile->piece_tokens < tile->to; i++) {
+    const uint32_t start = i * tile->piece_tokens, seen = start < tile->from ? tile->from : start;
+    const Place place = place_of(c, e, base + seen, layer, head);
+    const int32_t t = (int32_t)place.token - (int32_t)(seen - start); /* where the page has the piece's first token, seen or not */
+    tile->keys[i] = place.page + t * (int32_t)(c->dim * bytes);
+    tile->values[i] = place.page + c->value_offset + t * (int32_t)(8 * bytes);
+    tile->scales[i] = (const float *)(place.page + c->scale_offset) + t;
   }
 }
 
@@ -225,27 +249,22 @@ static void begin_rows(const Config *c, Scratch *s, uint32_t rows) {
  */
 static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t from, uint32_t to) {
   const Entry *e = walk->entry;
-  const uint32_t group = c->group, T = c->block_tokens, window = c->windows[walk->layer], rows = walk->rows;
-  const uint32_t groups = group_count(c, rows), earliest = e->position + walk->first / group, bytes = ELEMENT_BYTES(c->dtype);
+  const uint32_t group = c->group, window = c->windows[walk->layer], rows = walk->rows;
+  const uint32_t groups = group_count(c, rows), earliest = e->position + walk->first / group;
   const uint32_t begin = window != 0 && earliest + 1 > window ? earliest + 1 - window : 0;
-  Tile tile = {.piece_tokens = min_u32(T, RUN_TOKENS)};
+  Tile tile;
   for (uint32_t at = begin > from ? begin : from, base; at < to; at = base + TILE_TOKENS) {
     base = at / TILE_TOKENS * TILE_TOKENS;
     const uint32_t written = min_u32(to - base, TILE_TOKENS);
     tile.from = (at - base) & ~15u;
     tile.to = (written + 15) & ~15u;
     tile.stride = tile.to + SCORE_PAD;
-    for (uint32_t t = tile.from / tile.piece_tokens * tile.piece_tokens; t < tile.to; t += tile.piece_tokens) {
-      const char *page = page_at(c, e, (base + t) / T, walk->layer, walk->head);
-      const uint32_t in = (base + t) % T, i = t / tile.piece_tokens;
-      tile.keys[i] = page + in * c->dim * bytes;
-      tile.values[i] = page + c->value_offset + in * 8 * bytes;
-    }
-    each_stretch(c, s, &tile, rows, 0, rows == 1 ? 4 : 2, groups == 1 ? RUN_TOKENS : KEY_TOKENS);
+    find_pieces(c, e, walk->layer, walk->head, base, &tile);
+    each_stretch(c, s, &tile, rows, rows == 1 ? 4 : 2, groups == 1 ? RUN_TOKENS : KEY_TOKENS, add_scores);
     if (IS_INT8(c->dtype)) gather_value_scales(c, s, &tile, written);
     for (uint32_t r = 0; r < rows; r++) {
-      const int32_t end = (int32_t)(e->position + (walk->first + r) / group + 1 - base);
-      const int32_t start = window != 0 ? end - (int32_t)window : 0;
+      const uint32_t seen = e->position + (walk->first + r) / group + 1;
+      const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
       if (start > 0 || end < (int32_t)tile.to) mask(s->scores + r * tile.stride, tile.to, start, end);
     }
     for (uint32_t g = 0; g < groups; g++) {
@@ -255,8 +274,8 @@ static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t 
                         s->maximum + r, s->sum + r, s->alpha + r, s->weight_scale + r};
       softmax_fns[c->dtype][n - 1](&run);
     }
-    for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(s->sums + i, ZERO);
-    each_stretch(c, s, &tile, rows, 1, chains(c) == 1 ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, groups <= 2 ? VISIT_TOKENS : VISIT_TOKENS);
+    for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(sums_of(s) + i, ZERO);
+    each_stretch(c, s, &tile, rows, chains(c) == 1 ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, VALUE_TOKENS, add_values);
     add_sums(c, s, rows);
   }
 }

@@ -15,7 +15,6 @@ const wasmFolder = join(packageRoot, 'wasm');
 const benchFolder = join(packageRoot, 'bench/wasm');
 const HASH_SECTION = 'glinthawk.sources';
 
-/** Static data and scratch end below this; the host's heap begins here (`HEAP_BASE` in src/wasm-heap.ts). */
 const COMMON_FLAGS = [
   '--target=wasm32',
   '-std=c11',
@@ -29,7 +28,7 @@ const COMMON_FLAGS = [
   // Loop strength reduction splits one pointer with constant offsets into many pointers: a fifth slower.
   '-mllvm',
   '-disable-lsr',
-  '-Wl,--no-entry,--import-memory,--max-memory=4294901760,--export=__heap_base,-z,stack-size=65536',
+  '-Wl,--no-entry,--import-memory,--max-memory=4294901760,--export=__heap_base,--export=__stack_pointer,-z,stack-size=65536',
 ];
 const SHARED_FLAGS = ['-matomics', '-Wl,--shared-memory'];
 const RELAXED_FLAGS = ['-mrelaxed-simd'];

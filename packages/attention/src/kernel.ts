@@ -5,7 +5,6 @@
 import { DeviceError } from '@glinthawk/core';
 import { platform } from '#platform';
 import type { KernelBuild, WasmName } from './platform.ts';
-import { HEAP_BASE, roundUp } from './wasm-heap.ts';
 
 /**
  * (module (func (result v128)
@@ -100,34 +99,76 @@ async function compileKernel(name: WasmName): Promise<WebAssembly.Module> {
   }
 }
 
+/** The low end of each memory: the module's own data, then a stack and scratch for each worker. instantiateKernel checks both. */
+const STATIC_BYTES = 192 << 10;
+const STACK_BYTES = 64 << 10;
+const WORKER_BYTES = 1 << 20;
+
+/** Where the host's part of a memory begins when so many workers run kernels on it; a multiple of 64 KiB. */
+export function heapBase(workers: number): number {
+  return STATIC_BYTES + WORKER_BYTES * workers;
+}
+
 export interface Kernel {
-  /** Addresses in the memory: Config, Step, qkv, output and totals (or 0) as in kernels/attention.c. */
-  attend(config: number, step: number, layer: number, qkv: number, output: number, totals: number): void;
+  /** Runs tasks of the Step at `step`, from firstTask to below endTask. Addresses in the memory. */
+  attend(config: number, step: number, layer: number, firstTask: number, endTask: number): void;
+  /** `count` rows of head vectors from f32 to a row dtype (an index of ROW_DTYPES), and back. */
+  encode_rows(
+    dtype: number,
+    heads: number,
+    headDim: number,
+    from: number,
+    to: number,
+    bytes: number,
+    count: number,
+  ): void;
+  decode_rows(
+    dtype: number,
+    heads: number,
+    headDim: number,
+    from: number,
+    to: number,
+    bytes: number,
+    count: number,
+  ): void;
   /** Reads `bytes` (a multiple of 256) in order; the result is of no interest. */
   read_memory(address: number, bytes: number): number;
 }
 
-/** @throws DeviceError when the module and this code don't belong together */
-export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernel {
+/**
+ * An instance for one worker: instances on the same memory share data, but no stack and no scratch.
+ * @throws DeviceError when the module and this code don't belong together
+ */
+export function instantiateKernel(module: WebAssembly.Module, memory: WebAssembly.Memory, worker = 0): Kernel {
   const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-  const { __heap_base: heapBase, attend, scratch_bytes: scratchBytes, read_memory } = exports;
+  const { __heap_base: dataEnd, __stack_pointer: stackPointer, scratch_bytes: scratchBytes, ...functions } = exports;
+  const { attend, encode_rows, decode_rows, read_memory } = functions;
   if (
-    !(heapBase instanceof WebAssembly.Global) ||
-    typeof attend !== 'function' ||
+    !(dataEnd instanceof WebAssembly.Global) ||
+    !(stackPointer instanceof WebAssembly.Global) ||
     typeof scratchBytes !== 'function' ||
+    typeof attend !== 'function' ||
+    typeof encode_rows !== 'function' ||
+    typeof decode_rows !== 'function' ||
     typeof read_memory !== 'function'
   ) {
     throw new DeviceError('KERNEL_MISMATCH', 'the attention kernels lack an export', {
       hint: 'run: npm run build:wasm',
     });
   }
-  const scratch = roundUp(heapBase.value);
-  const end = scratch + scratchBytes();
-  if (end > HEAP_BASE) {
-    throw new DeviceError('KERNEL_MISMATCH', `kernel scratch ends at ${end}, above HEAP_BASE ${HEAP_BASE}`);
+  const scratch = STATIC_BYTES + WORKER_BYTES * worker + STACK_BYTES;
+  const needed = STACK_BYTES + scratchBytes();
+  if (dataEnd.value > STATIC_BYTES || needed > WORKER_BYTES) {
+    throw new DeviceError(
+      'KERNEL_MISMATCH',
+      `the attention kernels' data ends at ${dataEnd.value} of ${STATIC_BYTES}, a worker needs ${needed} of ${WORKER_BYTES} bytes`,
+    );
   }
+  stackPointer.value = scratch; // it grows down
   return {
-    attend: (config, step, layer, qkv, output, totals) => attend(config, scratch, step, layer, qkv, output, totals),
+    attend: (config, step, layer, first, end) => attend(config, scratch, step, layer, first, end),
+    encode_rows: encode_rows as Kernel['encode_rows'],
+    decode_rows: decode_rows as Kernel['decode_rows'],
     read_memory: read_memory as Kernel['read_memory'],
   };
 }

@@ -50,7 +50,7 @@ async function step(entries: readonly { slot: ReturnType<typeof slot>; position:
 
 describe('blocks', () => {
   it('are taken as positions grow, and given back by free', async () => {
-    expect(backend.capacity).toEqual({ blockTokens: 16, blockBytes, shards: [{ blocks: BLOCKS }] });
+    expect(backend.capacity).toEqual({ blockTokens: 16, blockBytes, shards: [{ blocks: BLOCKS }], workers: 1 });
     backend.open(slot(0), 0);
     expect(backend.stats()).toMatchObject({ usedBlocks: 0, openSlots: 1 });
     await step([{ slot: slot(0), position: 0, count: 16 }]);
@@ -234,7 +234,7 @@ describe('creation', () => {
     [{ ...geometry, windows: [0] }, options, /one entry per layer \(2\), found 1/],
     [{ ...geometry, softmaxScale: Number.NaN }, options, /softmaxScale/],
     [geometry, { ...options, blockTokens: 24 }, /multiple of 16 up to 512, found 24/],
-    [geometry, { ...options, memoryBytes: 1000 }, /takes \d+ bytes; each of 1 workers has 1000/],
+    [geometry, { ...options, memoryBytes: 1000 }, /takes \d+ bytes; each of 1 memories has 1000/],
     [geometry, { ...options, memoryBytes: -1 }, /memoryBytes must be positive/],
   ])('refuses %j %j', async (wrong, wrongOptions, message) => {
     await expect(createInlineAttention(wrong, wrongOptions)).rejects.toThrow(message);
@@ -254,7 +254,7 @@ describe('staging', () => {
   const rows = 256;
 
   it('has room for 32 micro-batches of 256 rows of a 70B model while KV is full', async () => {
-    const tier = await createInlineAttention(large, { kvDtype: 'f16', memoryBytes: 64 << 20, blockTokens: 128 });
+    const tier = await createInlineAttention(large, { kvDtype: 'f16', memoryBytes: 160 << 20, blockTokens: 128 });
     const blocks = tier.capacity.shards[0]?.blocks ?? 0;
     const announce = (id: number, index: number, position: number, count: number) =>
       tier.announce({ id, entries: [{ slot: slot(index), position, count }] });
@@ -266,10 +266,10 @@ describe('staging', () => {
     }
     for (let index = 1; tier.stats().usedBlocks < blocks; index++) {
       tier.open(slot(index), 0);
-      announce(1, index, 0, Math.min(4096, (blocks - tier.stats().usedBlocks) * 128));
+      announce(1, index, 0, Math.min(rows, (blocks - tier.stats().usedBlocks) * 128));
       tier.retire(1);
     }
-    for (let id = 10; id < 42; id++) announce(id, 0, 0, rows);
+    for (let id = 10; id < 42; id++) announce(id, id - 9, 0, rows);
     const qkv = new Float32Array(rows * 10 * 8 * 128);
     const output = new Float32Array(rows * 8 * 8 * 128).fill(1);
     await tier.attend(41, 0, qkv, output);
@@ -277,23 +277,27 @@ describe('staging', () => {
     await tier.close();
   });
 
-  it('that is full fails that step only, and is reused for any size', async () => {
+  it('that is full fails that step only, with no block taken, and is reused for any size', async () => {
     const tier = await createInlineAttention(large, { kvDtype: 'int8', memoryBytes: 1 << 30, blockTokens: 128 });
     const maxStepRows = tier.limits?.maxStepRows ?? 0;
     expect(maxStepRows).toBeGreaterThan(4096);
-    tier.open(slot(0), 0);
-    const announce = (id: number, count: number) =>
-      tier.announce({ id, entries: [{ slot: slot(0), position: 0, count }] });
+    const announce = (id: number, count: number) => {
+      tier.open(slot(id), 0);
+      tier.announce({ id, entries: [{ slot: slot(id), position: 0, count }] });
+    };
     const attend = (id: number) =>
       tier.attend(id, 0, new Float32Array(rows * 10 * 8 * 128), new Float32Array(rows * 8 * 8 * 128));
     const long = Math.floor(maxStepRows / 4096);
     for (let id = 0; id < long; id++) announce(id, 4096);
     let id = long;
     for (; id < 100; id++) announce(id, rows);
-    await expect(attend(99)).rejects.toMatchObject({ code: 'ATTENTION_STAGING' });
-    await expect(attend(99)).rejects.toThrow(CapacityError);
-    tier.retire(0);
+    const { usedBlocks } = tier.stats();
     announce(id, rows);
+    expect(tier.stats().usedBlocks).toBe(usedBlocks);
+    await expect(attend(id)).rejects.toMatchObject({ code: 'ATTENTION_STAGING' });
+    await expect(attend(id)).rejects.toThrow(CapacityError);
+    tier.retire(0);
+    announce(++id, rows);
     await attend(id);
     await tier.close();
   });

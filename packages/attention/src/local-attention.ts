@@ -1,186 +1,216 @@
 /**
- * An AttentionBackend over shards in this process: slots and their block tables, steps and their staging buffers. All
- * bookkeeping is here, in the calling thread, so open, free and announce take effect at once; kernels run wherever the
- * shards' runners are. A shard runs attends in order, so blocks of a freed slot may be given away immediately.
+ * An AttentionBackend over memories of this process: slots, steps and their staging. All bookkeeping is here, in the calling
+ * thread, so open, fork, free and announce take effect at once; kernels run wherever the runner has them, several attends at a
+ * time. What an attend under way may touch is left alone until it settles; whoever gets such a block waits for that.
  */
 import {
   type AttentionGeometry,
-  type GlinthawkError,
+  CapacityError,
+  GlinthawkError,
   InputError,
   type KvDtype,
   NodeLostError,
-  outputRowFloats,
-  qkvRowFloats,
+  outputRowBytes,
+  qkvRowBytes,
+  type RowDtype,
 } from '@glinthawk/core';
 import type {
-  AttentionBackend,
   AttentionCapacity,
   AttentionLimits,
   AttentionStats,
   AttentionStep,
   Slot,
+  StagedAttention,
+  StagedRows,
   StepEntry,
 } from './backend.ts';
-import type { PageLayout } from './page-layout.ts';
+import { allOf } from './block-pool.ts';
+import type { KernelRunner } from './kernel-runner.ts';
+import { type LayerGroup, layerGroups } from './kv-blocks.ts';
+import { kvRowBytes } from './kv-token-bytes.ts';
+import { copyBlock } from './page-layout.ts';
+import type { ShardPlan } from './plan-shards.ts';
+import type { Shard } from './shard.ts';
+import { SlotBlocks, type SlotShape } from './slot-blocks.ts';
 import {
+  type KernelEntry,
+  layOutStep,
   markEntryDead,
-  type Shard,
-  STAGING_SLACK_BYTES,
-  type StagingLayout,
-  stagingLayout,
+  type StepLayout,
   stagingRowBytes,
+  stepSlackBytes,
+  wantLogSumExp,
   writeStep,
-} from './shard.ts';
-import { RING_COMMANDS } from './shard-worker.ts';
-import { type HeapBytes, roundUp, TABLE_BYTES } from './wasm-heap.ts';
+} from './step-layout.ts';
 
-/** Of TABLE_BYTES, more than the Config of any model takes. */
-const CONFIG_ROOM_BYTES = 1 << 20;
+/** Announced and not retired, or still running. */
+const MAX_STEPS = 256;
 
 interface SlotState {
   readonly slot: Slot;
   readonly shard: Shard;
-  /** Address of the slot's block table in its shard's memory. u32 [blocks of the longest context] */
-  readonly blockTable: number;
-  readonly blocks: number[]; // addresses
-  /** Tokens announced so far: a step may begin at any position up to here. */
-  tokens: number;
+  readonly blocks: SlotBlocks;
+  /** Where the latest step that names it has it. */
+  place: { readonly step: AnnouncedStep; readonly part: StepPart; readonly entry: number } | null;
+  /** Copies from or to its blocks that wait for what still writes there. */
+  readonly copies: Set<Promise<void>>;
 }
 
 /** The neighbouring entries of a step that are in one shard. */
 interface StepPart {
   readonly shard: Shard;
-  readonly entries: readonly (StepEntry & { readonly blockTable: number })[];
+  readonly entries: readonly KernelEntry[];
   readonly firstRow: number;
   readonly rows: number;
-  readonly staging: number; // address; that of the descriptor too
-  readonly layout: StagingLayout;
+  readonly staging: number; // address
+  readonly layout: StepLayout;
 }
 
 interface AnnouncedStep {
+  readonly id: number;
   readonly rows: number;
   readonly parts: readonly StepPart[];
   /** Why its attends fail; null when it is good. */
   readonly failure: GlinthawkError | null;
+  /** What its first attend waits for. */
+  readonly waits: Set<Promise<void>>;
+  /** Bytes of KV that an attend of a layer of each group reads. */
+  readonly readBytes: readonly number[];
+  readonly appendedTokens: number;
+  layersRun: number;
   running: boolean;
   retired: boolean;
+  /** Entries whose slots were freed while it ran. */
+  readonly dying: { readonly part: StepPart; readonly entry: number }[];
+  /** Settles with the attend under way; made when somebody asks. */
+  settled: PromiseWithResolvers<void> | null;
 }
 
 export interface LocalAttentionParts {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
-  readonly layout: PageLayout;
-  readonly heapBytes: HeapBytes;
+  readonly rowDtype: RowDtype;
+  readonly plan: ShardPlan;
   readonly shards: readonly Shard[];
+  /** On the shards' memories, in their order. */
+  readonly runner: KernelRunner;
   readonly lost: Promise<NodeLostError>;
 }
 
-export class LocalAttention implements AttentionBackend {
+export class LocalAttention implements StagedAttention {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
+  readonly rowDtype: RowDtype;
   readonly capacity: AttentionCapacity;
   readonly limits: AttentionLimits;
   readonly lost: Promise<NodeLostError>;
-  readonly #layout: PageLayout;
+  readonly #plan: ShardPlan;
   readonly #shards: readonly Shard[];
-  readonly #tableBytes: number;
-  readonly #qkvFloats: number;
-  readonly #outputFloats: number;
+  readonly #runner: KernelRunner;
+  readonly #shape: SlotShape;
+  readonly #groupOfLayer: readonly number[];
   readonly #heads: number;
   readonly #slots = new Map<number, SlotState>(); // by slot index
   readonly #generations = new Map<number, number>(); // latest of each slot index
   readonly #steps = new Map<number, AnnouncedStep>();
+  #kvBytesRead = 0;
+  #appendedTokens = 0;
+  #forkedTokens = 0;
   #closing: Promise<void> | null = null;
 
-  constructor({ name, geometry, kvDtype, layout, heapBytes, shards, lost }: LocalAttentionParts) {
+  constructor({ name, geometry, kvDtype, rowDtype, plan, shards, runner, lost }: LocalAttentionParts) {
+    const { layout, heap, tableBlocks, maxSlots } = plan;
     this.name = name;
     this.geometry = geometry;
     this.kvDtype = kvDtype;
+    this.rowDtype = rowDtype;
     this.lost = lost;
-    this.#layout = layout;
+    this.#plan = plan;
     this.#shards = shards;
-    this.#tableBytes = 4 * Math.ceil(geometry.maxContextTokens / layout.blockTokens);
-    this.#qkvFloats = qkvRowFloats(geometry);
-    this.#outputFloats = outputRowFloats(geometry);
+    this.#runner = runner;
+    const groups = layerGroups(geometry);
+    this.#shape = { groups, blockTokens: layout.blockTokens, tableBlocks };
+    this.#groupOfLayer = groupOfLayer(geometry.layers, groups);
     this.#heads = geometry.groupSize * geometry.kvHeads;
     this.capacity = {
       blockTokens: layout.blockTokens,
       blockBytes: layout.blockBytes,
-      shards: shards.map(({ blocks }) => ({ blocks })),
-      workers: shards.length,
+      shards: shards.map(({ pool }) => ({ blocks: pool.blocks })),
+      workers: runner.workers,
     };
+    const rowBytes = stagingRowBytes(geometry, rowDtype);
     this.limits = {
-      maxStepRows: Math.floor((heapBytes.staging - STAGING_SLACK_BYTES) / stagingRowBytes(geometry)),
-      maxSlots: Math.floor((TABLE_BYTES - CONFIG_ROOM_BYTES) / roundUp(this.#tableBytes)), // were they all in one shard
-      maxSteps: RING_COMMANDS,
+      maxStepRows: Math.floor((heap.stagingBytes - stepSlackBytes(runner.workers)) / rowBytes),
+      maxSlots, // were they all in one shard
+      maxSteps: MAX_STEPS,
     };
   }
 
   open(slot: Slot, shardIndex: number): void {
     this.#requireOpen();
-    const { index, generation } = slot;
-    if (!Number.isSafeInteger(index) || index < 0 || !Number.isSafeInteger(generation) || generation < 0) {
-      throw new InputError('ATTENTION_SLOT', `a slot has a whole index and generation, found ${index}, ${generation}`);
-    }
+    this.#requireNew(slot);
     const shard = this.#shards[shardIndex];
     if (shard === undefined) {
       throw new InputError('ATTENTION_SLOT', `shard ${shardIndex} doesn't exist: there are ${this.#shards.length}`);
     }
-    if (this.#slots.has(index)) throw new InputError('ATTENTION_SLOT', `slot ${index} is open already: free it first`);
-    const latest = this.#generations.get(index) ?? -1;
-    if (generation <= latest) {
-      throw new InputError(
-        'ATTENTION_SLOT',
-        `slot ${index} was used with generation ${latest}: the next must be higher, found ${generation}`,
-      );
-    }
-    const blockTable = shard.heap.allocate(this.#tableBytes);
-    this.#generations.set(index, generation);
-    this.#slots.set(index, { slot: { index, generation }, shard, blockTable, blocks: [], tokens: 0 });
+    this.#add(slot, shard, new SlotBlocks(shard, this.#shape));
   }
 
-  fork(slot: Slot, _parent: Slot, _tokens: number): void {
-    throw new InputError('ATTENTION_SLOT', `slot ${slot.index}: forks are being built`);
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    this.#requireOpen();
+    this.#requireNew(slot);
+    const from = this.#slot(parent);
+    this.#requireStored(from, tokens);
+    const { shard, blocks } = from;
+    const missing = blocks.missingForFork(tokens);
+    requireFree(shard, missing);
+    // A step that only appends behind `tokens` changes nothing that is copied.
+    const waits = new Set(writesBelow(from, tokens) ? busyWith(from) : from.copies);
+    const fork = blocks.fork(tokens, waits);
+    const child = this.#add(slot, shard, fork.blocks);
+    this.#forkedTokens += tokens;
+    const { layout } = this.#plan;
+    const copy = () => {
+      for (const { source, target } of fork.copies) copyBlock(shard.heap.u8, layout, source, target);
+    };
+    if (waits.size === 0) {
+      copy();
+      return;
+    }
+    const copied = Promise.all(waits).then(copy);
+    for (const { copies } of [from, child]) {
+      copies.add(copied);
+      copied.then(() => copies.delete(copied));
+    }
   }
 
   free(slot: Slot): void {
     const state = this.#slots.get(slot.index);
     if (state === undefined || state.slot.generation !== slot.generation) return;
     this.#slots.delete(slot.index);
-    for (const { parts } of this.#steps.values()) {
-      for (const { shard, entries, staging } of parts) {
-        if (shard !== state.shard) continue;
-        for (let i = 0; i < entries.length; i++) {
-          if (entries[i]?.blockTable === state.blockTable) markEntryDead(shard.heap, staging, i);
-        }
-      }
+    const { blocks, place } = state;
+    if (place !== null) {
+      const { step, part, entry } = place;
+      // Flags don't change under a running kernel; one that is retired has no layer after this one.
+      if (step.running) step.dying.push(place);
+      else if (!step.retired) markEntryDead(part.shard.heap, part.staging, part.layout, entry);
     }
-    for (const block of state.blocks) state.shard.giveBack(block);
-    state.shard.heap.release(state.blockTable, this.#tableBytes);
+    blocks.release(allOf(busyWith(state)));
   }
 
   announce(step: AttentionStep): void {
     this.#requireOpen();
-    if (this.#steps.has(step.id)) throw new InputError('ATTENTION_STEP', `step ${step.id} is announced already`);
-    const undo: (() => void)[] = [];
-    let rows = 0;
-    let parts: readonly StepPart[] = [];
-    let failure: GlinthawkError | null = null;
+    const { id } = step;
+    if (this.#steps.has(id)) throw new InputError('ATTENTION_STEP', `step ${id} is announced already`);
     try {
-      for (const entry of step.entries) {
-        this.#grow(this.#validEntry(entry), entry, undo);
-        rows += entry.count;
-      }
-      parts = this.#place(step.entries, undo);
+      this.#steps.set(id, this.#announce(step));
     } catch (error) {
       // A node elsewhere couldn't throw from here either: the step's attends fail instead.
-      for (const revert of undo.reverse()) revert();
-      if (!(error instanceof Error && 'code' in error)) throw error;
-      failure = error as GlinthawkError;
+      if (!(error instanceof GlinthawkError)) throw error;
+      this.#steps.set(id, newStep({ id, rows: 0, parts: [], failure: error, readBytes: [], appendedTokens: 0 }));
     }
-    this.#steps.set(step.id, { rows, parts, failure, running: false, retired: false });
   }
 
   async attend(
@@ -188,28 +218,46 @@ export class LocalAttention implements AttentionBackend {
     layer: number,
     qkv: Float32Array,
     output: Float32Array,
-    logSumExp: Float32Array | null = null,
+    logSumExp?: Float32Array,
   ): Promise<void> {
-    this.#requireOpen();
-    const step = this.#steps.get(stepId);
-    if (step === undefined) throw new InputError('ATTENTION_STEP', `step ${stepId} isn't announced`);
-    if (step.failure !== null) throw step.failure;
-    if (step.running) throw new InputError('ATTENTION_STEP', `step ${stepId} has a layer under way: await it first`);
-    if (!Number.isInteger(layer) || layer < 0 || layer >= this.geometry.layers) {
-      throw new InputError('ATTENTION_STEP', `layer ${layer} doesn't exist: there are ${this.geometry.layers}`);
+    const step = this.#runnable(stepId, layer);
+    const { rowDtype, geometry } = this;
+    if (rowDtype !== 'f32') {
+      throw new InputError('ROW_DTYPE', `attend takes f32 rows; this backend has ${rowDtype}: use attendStaged`);
     }
-    requireFloats('qkv', qkv, step.rows * this.#qkvFloats);
-    requireFloats('output', output, step.rows * this.#outputFloats);
-    if (logSumExp !== null) requireFloats('logSumExp', logSumExp, step.rows * this.#heads);
-    step.running = true;
-    try {
-      const [first] = step.parts;
-      if (first !== undefined && step.parts.length === 1) await this.#attendPart(first, layer, qkv, output, logSumExp);
-      else await allSettled(step.parts.map((part) => this.#attendPart(part, layer, qkv, output, logSumExp)));
-    } finally {
-      step.running = false;
-      if (step.retired) this.#release(step);
+    const qkvFloats = qkvRowBytes(geometry, 'f32') / 4;
+    const outputFloats = outputRowBytes(geometry, 'f32') / 4;
+    requireFloats('qkv', qkv, step.rows * qkvFloats);
+    requireFloats('output', output, step.rows * outputFloats);
+    if (logSumExp !== undefined) requireFloats('logSumExp', logSumExp, step.rows * this.#heads);
+    for (const { shard, firstRow, rows, staging, layout } of step.parts) {
+      const own = qkv.subarray(firstRow * qkvFloats, (firstRow + rows) * qkvFloats);
+      shard.heap.f32.set(own, (staging + layout.qkv) / 4);
     }
+    await this.#run(step, layer, logSumExp, ({ shard, firstRow, rows, staging, layout }) => {
+      const at = (staging + layout.output) / 4;
+      output.set(shard.heap.f32.subarray(at, at + rows * outputFloats), firstRow * outputFloats);
+    });
+  }
+
+  staged(stepId: number): StagedRows {
+    const step = this.#announced(stepId);
+    const views = (part: 'qkv' | 'output', rowBytes: number) =>
+      step.parts.map(({ shard, rows, staging, layout }) => {
+        const at = staging + layout[part];
+        return shard.heap.u8.subarray(at, at + rows * rowBytes);
+      });
+    const { geometry, rowDtype } = this;
+    return {
+      qkv: views('qkv', qkvRowBytes(geometry, rowDtype)),
+      output: views('output', outputRowBytes(geometry, rowDtype)),
+    };
+  }
+
+  async attendStaged(stepId: number, layer: number, logSumExp?: Float32Array): Promise<void> {
+    const step = this.#runnable(stepId, layer);
+    if (logSumExp !== undefined) requireFloats('logSumExp', logSumExp, step.rows * this.#heads);
+    await this.#run(step, layer, logSumExp, () => {});
   }
 
   retire(stepId: number): void {
@@ -217,18 +265,21 @@ export class LocalAttention implements AttentionBackend {
     if (step === undefined) return;
     this.#steps.delete(stepId);
     step.retired = true;
-    if (!step.running) this.#release(step);
+    if (!step.running) unstage(step);
   }
 
   stats(): AttentionStats {
-    let usedBlocks = 0;
-    let busyMs = 0;
-    for (const shard of this.#shards) {
-      usedBlocks += shard.usedBlocks;
-      busyMs += shard.runner.busyMs;
-    }
-    const none = { bytesSent: 0, bytesReceived: 0, roundTripMs: 0, kvBytesRead: 0, appendedTokens: 0, forkedTokens: 0 };
-    return { usedBlocks, openSlots: this.#slots.size, busyMs, ...none };
+    return {
+      usedBlocks: this.#shards.reduce((used, { pool }) => used + pool.used, 0),
+      openSlots: this.#slots.size,
+      busyMs: this.#runner.busyMs,
+      kvBytesRead: this.#kvBytesRead,
+      appendedTokens: this.#appendedTokens,
+      forkedTokens: this.#forkedTokens,
+      bytesSent: 0,
+      bytesReceived: 0,
+      roundTripMs: 0,
+    };
   }
 
   allocatedBytes(): number {
@@ -244,125 +295,291 @@ export class LocalAttention implements AttentionBackend {
   async #close(): Promise<void> {
     for (const { slot } of [...this.#slots.values()]) this.free(slot);
     for (const id of [...this.#steps.keys()]) this.retire(id);
-    const error = new NodeLostError(this.name, `${this.name} was closed while an attend was under way`);
-    await Promise.all(this.#shards.map(({ runner }) => runner.close(error)));
+    await this.#runner.close(new NodeLostError(this.name, `${this.name} was closed while an attend was under way`));
   }
 
   #requireOpen(): void {
     if (this.#closing !== null) throw new NodeLostError(this.name, `${this.name} is closed`);
   }
 
-  #validEntry({ slot, position, count }: StepEntry): SlotState {
+  #requireNew({ index, generation }: Slot): void {
+    if (!Number.isSafeInteger(index) || index < 0 || !Number.isSafeInteger(generation) || generation < 0) {
+      throw new InputError('ATTENTION_SLOT', `a slot has a whole index and generation, found ${index}, ${generation}`);
+    }
+    if (this.#slots.has(index)) throw new InputError('ATTENTION_SLOT', `slot ${index} is open already: free it first`);
+    const latest = this.#generations.get(index) ?? -1;
+    if (generation <= latest) {
+      throw new InputError(
+        'ATTENTION_SLOT',
+        `slot ${index} was used with generation ${latest}: the next must be higher, found ${generation}`,
+      );
+    }
+  }
+
+  #add({ index, generation }: Slot, shard: Shard, blocks: SlotBlocks): SlotState {
+    const state = { slot: { index, generation }, shard, blocks, place: null, copies: new Set<Promise<void>>() };
+    this.#generations.set(index, generation);
+    this.#slots.set(index, state);
+    return state;
+  }
+
+  #slot(slot: Slot): SlotState {
     const state = this.#slots.get(slot.index);
     if (state === undefined || state.slot.generation !== slot.generation) {
       const found = state === undefined ? 'it is not open' : `generation ${state.slot.generation} is open`;
       throw new InputError('ATTENTION_SLOT', `slot ${slot.index}, generation ${slot.generation}: ${found}`);
     }
+    return state;
+  }
+
+  /** @throws InputError unless the first `tokens` tokens may be forked */
+  #requireStored(state: SlotState, tokens: number): void {
+    const { slot, blocks, place } = state;
+    const { index } = slot;
+    if (!Number.isSafeInteger(tokens) || tokens < 0 || tokens > blocks.tokens) {
+      throw new InputError('ATTENTION_FORK', `slot ${index} holds ${blocks.tokens} tokens: ${tokens} can't be forked`);
+    }
+    if (!blocks.holds(tokens, tokens)) {
+      throw new InputError('ATTENTION_FORK', `slot ${index} gave back tokens that ${tokens} forked ones would see`);
+    }
+    if (place === null || place.step.retired || place.step.layersRun === this.geometry.layers) return;
+    if (!writesBelow(state, tokens)) return;
+    throw new InputError(
+      'ATTENTION_FORK',
+      `slot ${index}: step ${place.step.id} has yet to store some of ${tokens} tokens: fork them after its last layer`,
+    );
+  }
+
+  /** @throws GlinthawkError, with no block taken */
+  #announce({ id, entries }: AttentionStep): AnnouncedStep {
+    const states = new Set<SlotState>();
+    for (const entry of entries) states.add(this.#validEntry(entry, states));
+    const parts = this.#place([...states], entries);
+    try {
+      return this.#fill(id, [...states], entries, parts);
+    } catch (error) {
+      for (const part of parts) part.shard.heap.unstage(part.staging, part.layout.bytes);
+      throw error;
+    }
+  }
+
+  #validEntry({ slot, position, count, visit = false }: StepEntry, others: ReadonlySet<SlotState>): SlotState {
+    const { index } = slot;
+    const state = this.#slot(slot);
+    const { blocks, place } = state;
     if (!Number.isInteger(position) || position < 0 || !Number.isInteger(count) || count < 1) {
       throw new InputError(
         'ATTENTION_STEP',
-        `slot ${slot.index}: ${count} tokens at position ${position} is no run of rows`,
+        `slot ${index}: ${count} tokens at position ${position} is no run of rows`,
       );
     }
-    if (position > state.tokens) {
+    if (others.has(state) || (place !== null && !place.step.retired)) {
+      const where = others.has(state) ? 'this step' : `step ${place?.step.id}`;
+      throw new InputError('ATTENTION_STEP', `slot ${index} is in ${where} already: one entry until that is retired`);
+    }
+    if (visit ? position < blocks.tokens - 1 : position > blocks.tokens) {
       throw new InputError(
         'ATTENTION_GAP',
-        `slot ${slot.index} holds ${state.tokens} tokens: the next position is ${state.tokens}, found ${position}`,
+        `slot ${index} holds ${blocks.tokens} tokens: ${visit ? 'a visit is at its last or later' : `the next position is ${blocks.tokens}`}, found ${position}`,
       );
     }
     if (position + count > this.geometry.maxContextTokens) {
       throw new InputError(
         'ATTENTION_CONTEXT',
-        `slot ${slot.index} would hold ${position + count} tokens: the longest context is ${this.geometry.maxContextTokens}`,
+        `slot ${index} would hold ${position + count} tokens: the longest context is ${this.geometry.maxContextTokens}`,
+      );
+    }
+    if (!blocks.holds(position, blocks.tokens)) {
+      throw new InputError('ATTENTION_GAP', `slot ${index} gave back tokens that a row at ${position} sees`);
+    }
+    if (!visit && blocks.sharesFrom(position)) {
+      throw new InputError(
+        'ATTENTION_SHARED',
+        `slot ${index} shares its block at ${position} with a fork: nobody writes it`,
       );
     }
     return state;
   }
 
-  /** Takes the blocks that the entry grows into. */
-  #grow(state: SlotState, { position, count }: StepEntry, undo: (() => void)[]): void {
-    const { shard, blocks, blockTable, tokens } = state;
-    const end = position + count;
-    while (blocks.length * this.#layout.blockTokens < end) {
-      const block = shard.takeBlock();
-      shard.heap.u32[blockTable / 4 + blocks.length] = block;
-      blocks.push(block);
-      undo.push(() => {
-        blocks.pop();
-        shard.giveBack(block);
-      });
-    }
-    if (end > tokens) {
-      state.tokens = end;
-      undo.push(() => {
-        state.tokens = tokens;
-      });
-    }
-  }
-
-  /** Splits entries by shard and gives each part its staging. */
-  #place(entries: readonly StepEntry[], undo: (() => void)[]): StepPart[] {
+  /** Splits entries by shard and gives each part its staging. @throws CapacityError, with nothing taken */
+  #place(states: readonly SlotState[], entries: readonly StepEntry[]): StepPart[] {
     const parts: StepPart[] = [];
-    let row = 0;
-    for (let from = 0; from < entries.length; ) {
-      const shard = this.#slotOf(entries[from]).shard;
-      const own: (StepEntry & { readonly blockTable: number })[] = [];
-      let rows = 0;
-      for (let i = from; i < entries.length; i++) {
-        const entry = entries[i] as StepEntry;
-        const state = this.#slotOf(entry);
-        if (state.shard !== shard) break;
-        own.push({ ...entry, blockTable: state.blockTable });
-        rows += entry.count;
+    const config = { geometry: this.geometry, rowDtype: this.rowDtype, layout: this.#plan.layout };
+    let firstRow = 0;
+    try {
+      for (let from = 0; from < states.length; ) {
+        const { shard } = states[from] as SlotState;
+        const own: KernelEntry[] = [];
+        let rows = 0;
+        for (; states[from]?.shard === shard; from++) {
+          const { position, count, visit = false } = entries[from] as StepEntry;
+          const { tables, tokens } = (states[from] as SlotState).blocks;
+          own.push({ tables, position, count, stored: visit ? tokens : position + count, visit });
+          rows += count;
+        }
+        const layout = layOutStep(config, own, this.#runner.workers);
+        parts.push({ shard, entries: own, firstRow, rows, staging: shard.heap.stage(layout.bytes), layout });
+        firstRow += rows;
       }
-      const layout = stagingLayout(this.geometry, own.length, rows);
-      const staging = shard.heap.stage(layout.bytes);
-      undo.push(() => shard.heap.unstage(staging, layout.bytes));
-      writeStep(shard.heap, staging, own);
-      parts.push({ shard, entries: own, firstRow: row, rows, staging, layout });
-      row += rows;
-      from += own.length;
+    } catch (error) {
+      for (const { shard, staging, layout } of parts) shard.heap.unstage(staging, layout.bytes);
+      throw error;
     }
     return parts;
   }
 
-  #slotOf(entry: StepEntry | undefined): SlotState {
-    return this.#slots.get(entry?.slot.index ?? -1) as SlotState; // validated before
+  /** Gives back what no row sees any more, takes what the rows need, and tells the kernels. @throws CapacityError, with no block taken */
+  #fill(
+    id: number,
+    states: readonly SlotState[],
+    entries: readonly StepEntry[],
+    parts: readonly StepPart[],
+  ): AnnouncedStep {
+    const waits = new Set<Promise<void>>();
+    const needed = new Map<Shard, number>();
+    const before = states.map(({ blocks }) => blocks.tokens);
+    let appendedTokens = 0;
+    for (const [i, state] of states.entries()) {
+      const { position, count, visit = false } = entries[i] as StepEntry;
+      const busy = busyWith(state);
+      for (const one of busy) waits.add(one);
+      state.blocks.slide(position, allOf(busy));
+      if (visit) continue;
+      needed.set(state.shard, (needed.get(state.shard) ?? 0) + state.blocks.missing(position + count));
+      appendedTokens += count;
+    }
+    for (const [shard, blocks] of needed) requireFree(shard, blocks);
+    try {
+      for (const [i, { blocks }] of states.entries()) {
+        const { position, count, visit = false } = entries[i] as StepEntry;
+        if (!visit) blocks.grow(position + count, waits);
+      }
+    } catch (error) {
+      for (const [i, { blocks }] of states.entries()) blocks.shrink(before[i] as number, allOf(waits));
+      throw error;
+    }
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+    const step = newStep({ id, rows, parts, failure: null, readBytes: this.#readBytes(parts), appendedTokens, waits });
+    let next = 0;
+    for (const part of parts) {
+      writeStep(part.shard.heap, part.staging, part.layout, part.entries);
+      for (let entry = 0; entry < part.entries.length; entry++) {
+        (states[next++] as SlotState).place = { step, part, entry };
+      }
+    }
+    return step;
   }
 
-  #release(step: AnnouncedStep): void {
-    for (const { shard, staging, layout } of step.parts) shard.heap.unstage(staging, layout.bytes);
+  /** By group, what an entry's rows see together counting once. */
+  #readBytes(parts: readonly StepPart[]): number[] {
+    const perToken = kvRowBytes(this.geometry, this.kvDtype, this.#plan.layout.paddedDim);
+    return this.#shape.groups.map(({ window }) => {
+      let tokens = 0;
+      for (const { entries } of parts) {
+        for (const { position, count, stored } of entries) {
+          const first = window === 0 ? 0 : Math.max(0, position + 1 - window);
+          tokens += Math.max(0, Math.min(position + count, stored) - first);
+        }
+      }
+      return tokens * perToken;
+    });
   }
 
-  async #attendPart(
-    part: StepPart,
+  #announced(stepId: number): AnnouncedStep {
+    this.#requireOpen();
+    const step = this.#steps.get(stepId);
+    if (step === undefined) throw new InputError('ATTENTION_STEP', `step ${stepId} isn't announced`);
+    if (step.failure !== null) throw step.failure;
+    return step;
+  }
+
+  #runnable(stepId: number, layer: number): AnnouncedStep {
+    const step = this.#announced(stepId);
+    if (step.running) throw new InputError('ATTENTION_STEP', `step ${stepId} has a layer under way: await it first`);
+    if (!Number.isInteger(layer) || layer < 0 || layer >= this.geometry.layers) {
+      throw new InputError('ATTENTION_STEP', `layer ${layer} doesn't exist: there are ${this.geometry.layers}`);
+    }
+    return step;
+  }
+
+  async #run(
+    step: AnnouncedStep,
     layer: number,
-    qkv: Float32Array,
-    output: Float32Array,
-    logSumExp: Float32Array | null,
+    logSumExp: Float32Array | undefined,
+    take: (part: StepPart) => void,
   ): Promise<void> {
-    const { shard, firstRow, rows, staging, layout } = part;
-    const totals = staging + layout.totals;
-    const wide = this.#qkvFloats;
-    const narrow = this.#outputFloats;
-    shard.heap.f32.set(qkv.subarray(firstRow * wide, (firstRow + rows) * wide), (staging + layout.qkv) / 4);
-    await shard.runner.attend(
-      staging,
-      layer,
-      staging + layout.qkv,
-      staging + layout.output,
-      logSumExp === null ? 0 : totals,
-    );
-    const { f32 } = shard.heap;
-    const from = (staging + layout.output) / 4;
-    output.set(f32.subarray(from, from + rows * narrow), firstRow * narrow);
-    if (logSumExp === null) return;
-    for (let i = 0, at = totals / 4; i < rows * this.#heads; i++, at += 2) {
-      const largest = f32[at] as number;
-      const sum = f32[at + 1] as number;
-      logSumExp[firstRow * this.#heads + i] = (largest + Math.log2(sum)) * Math.LN2;
+    step.running = true;
+    try {
+      if (step.waits.size > 0) {
+        await Promise.all(step.waits);
+        step.waits.clear();
+        this.#requireOpen();
+      }
+      const run = async (part: StepPart) => {
+        const { shard, staging, layout, firstRow, rows } = part;
+        wantLogSumExp(shard.heap, staging, layout, logSumExp !== undefined);
+        await this.#runner.attend(shard.index, staging, layer, layout.plan.tasks.length);
+        take(part);
+        if (logSumExp === undefined) return;
+        const at = (staging + layout.logSumExp) / 4;
+        logSumExp.set(shard.heap.f32.subarray(at, at + rows * this.#heads), firstRow * this.#heads);
+      };
+      const [first] = step.parts;
+      if (first !== undefined && step.parts.length === 1) await run(first);
+      else await allSettled(step.parts.map(run));
+      this.#kvBytesRead += step.readBytes[this.#groupOfLayer[layer] ?? 0] ?? 0;
+      step.layersRun = Math.max(step.layersRun, layer + 1);
+      if (layer === this.geometry.layers - 1) this.#appendedTokens += step.appendedTokens;
+    } finally {
+      step.running = false;
+      for (const { part, entry } of step.dying.splice(0)) {
+        markEntryDead(part.shard.heap, part.staging, part.layout, entry);
+      }
+      if (step.retired) unstage(step);
+      step.settled?.resolve();
+      step.settled = null;
     }
   }
+}
+
+type NewStep = Pick<AnnouncedStep, 'id' | 'rows' | 'parts' | 'failure' | 'readBytes' | 'appendedTokens'>;
+
+function newStep(step: NewStep & { readonly waits?: Set<Promise<void>> }): AnnouncedStep {
+  const waits = step.waits ?? new Set();
+  return { ...step, waits, layersRun: 0, running: false, retired: false, dying: [], settled: null };
+}
+
+function unstage({ parts }: AnnouncedStep): void {
+  for (const { shard, staging, layout } of parts) shard.heap.unstage(staging, layout.bytes);
+}
+
+/** Whether the slot's latest step stores tokens before position `tokens`. */
+function writesBelow({ place }: SlotState, tokens: number): boolean {
+  const entry = place?.part.entries[place.entry];
+  return entry !== undefined && !entry.visit && entry.position < tokens;
+}
+
+/** What may still touch the slot's blocks and tables. */
+function busyWith({ place, copies }: SlotState): Promise<void>[] {
+  const busy = [...copies];
+  if (place?.step.running === true) {
+    place.step.settled ??= Promise.withResolvers();
+    busy.push(place.step.settled.promise);
+  }
+  return busy;
+}
+
+function groupOfLayer(layers: number, groups: readonly LayerGroup[]): number[] {
+  return Array.from({ length: layers }, (_, layer) => groups.findIndex((group) => group.layers.includes(layer)));
+}
+
+function requireFree({ index, pool }: Shard, blocks: number): void {
+  if (blocks <= pool.free) return;
+  throw new CapacityError(
+    'KV_CAPACITY',
+    `shard ${index} has ${pool.blocks} KV blocks, of which ${pool.free} are free: ${blocks} are needed`,
+    { hint: 'free a slot, or give the attention tier more memory' },
+  );
 }
 
 function requireFloats(name: string, array: Float32Array, floats: number): void {

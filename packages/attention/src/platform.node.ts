@@ -23,7 +23,7 @@ export const platform: Platform = {
   readWasm: (name) => readFile(new URL(`../wasm/${name}.wasm`, import.meta.url)),
 
   startWorker(data, onGone) {
-    // No flags of this process: what a test runner or debugger loads has no place in a shard.
+    // No flags of this process: what a test runner or debugger loads has no place in a worker.
     const worker = new Worker(new URL(`./worker.node.${extension}`, import.meta.url), {
       workerData: data,
       name: data.name,

@@ -1,19 +1,22 @@
 /** What attention needs of the machine that it runs on; `#platform` is Node's or the browser's. */
 
+import type { KernelMemory } from './kernel-runner.ts';
+
 export type KernelBuild = 'relaxed' | 'plain';
 export type WasmName = `attention-${KernelBuild}${'' | '-shared'}`;
 
-/** What a worker is given to serve a shard. */
-export interface ShardWorkerData {
+/** What a worker is given to run kernels. */
+export interface KernelWorkerData {
   readonly name: string;
   readonly module: WebAssembly.Module;
-  readonly memory: WebAssembly.Memory;
+  readonly memories: readonly KernelMemory[];
+  /** Of the command ring. */
   readonly control: SharedArrayBuffer;
-  /** Address of the kernels' Config. */
-  readonly config: number;
+  /** Among the pool's workers. */
+  readonly index: number;
 }
 
-export interface ShardWorker {
+export interface KernelWorker {
   /** While something is under way the process must not end. */
   hold(): void;
   letGo(): void;
@@ -28,5 +31,5 @@ export interface Platform {
   defaultMemoryBytes(): number;
   readWasm(name: WasmName): Promise<Uint8Array<ArrayBuffer>>;
   /** Resolves when the worker waits for commands. `onGone` is called once if it ends otherwise than by terminate(). */
-  startWorker(data: ShardWorkerData, onGone: (error: Error) => void): Promise<ShardWorker>;
+  startWorker(data: KernelWorkerData, onGone: (error: Error) => void): Promise<KernelWorker>;
 }

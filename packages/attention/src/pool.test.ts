@@ -4,7 +4,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { platform } from '#platform';
 import type { AttentionBackend } from './backend.ts';
 import { createInlineAttention } from './inline.ts';
-import type { ShardWorkerData } from './platform.ts';
+import type { KernelWorkerData } from './platform.ts';
 import { createLocalAttention, createPool, localAttentionSource } from './pool.ts';
 
 const geometry: AttentionGeometry = {
@@ -46,13 +46,19 @@ async function run(backend: AttentionBackend): Promise<Float32Array[]> {
 }
 
 describe('a pool of workers', () => {
-  it('gives what one thread gives, bit for bit, however slots are shared out', async () => {
+  it('gives what one thread gives, bit for bit, however many workers and memories there are', async () => {
     const inline = await createInlineAttention(geometry, options);
     const expected = await run(inline);
     await inline.close();
-    for (const workers of [1, 2, 3]) {
-      const pool = await createLocalAttention(geometry, { ...options, workers });
-      expect(pool.capacity.shards).toHaveLength(workers);
+    for (const [workers, shards] of [
+      [1, 1],
+      [2, 3],
+      [3, 1],
+      [5, 2],
+    ] as const) {
+      const pool = await createLocalAttention(geometry, { ...options, workers, shards });
+      expect(pool.capacity).toMatchObject({ workers });
+      expect(pool.capacity.shards).toHaveLength(shards);
       expect(await run(pool)).toEqual(expected);
       expect(pool.stats()).toMatchObject({ usedBlocks: 0, openSlots: 0 });
       expect(pool.stats().busyMs).toBeGreaterThan(0);
@@ -61,19 +67,78 @@ describe('a pool of workers', () => {
     }
   });
 
+  it.each(['relaxed', 'plain'] as const)(
+    'shares one long sequence: %s kernels, same bits as one thread',
+    async (build) => {
+      const long = { ...geometry, windows: [0, 0, 3000], maxContextTokens: 8192 };
+      const outputs: Float32Array[][] = [];
+      for (const workers of [0, 3]) {
+        const common = { ...options, build, memoryBytes: 64 << 20 };
+        const backend = await (workers === 0
+          ? createInlineAttention(long, common)
+          : createLocalAttention(long, { ...common, workers }));
+        backend.open(slot(0), 0);
+        const own: Float32Array[] = [];
+        for (const [id, [position, count]] of [[0, 4200] as const, [4200, 1] as const, [4201, 40] as const].entries()) {
+          backend.announce({ id, entries: [{ slot: slot(0), position, count }] });
+          for (let layer = 0; layer < 3; layer++) {
+            const output = new Float32Array(count * OUT);
+            await backend.attend(id, layer, ramp(count * QKV, id + layer), output);
+            if (id > 0) own.push(output);
+          }
+          backend.retire(id);
+        }
+        outputs.push(own);
+        await backend.close();
+      }
+      expect(outputs[1]).toEqual(outputs[0]);
+    },
+  );
+
+  it('runs many steps of several memories at once', async () => {
+    const pool = await createLocalAttention(geometry, { ...options, workers: 2, shards: 3 });
+    const alone = await createInlineAttention(geometry, options);
+    const slots = Array.from({ length: 60 }, (_, index) => slot(index));
+    const positions = [0, 1, 2, 3];
+    const runOne = async (backend: AttentionBackend, index: number) => {
+      const outputs: Float32Array[] = [];
+      for (const position of positions) {
+        const id = index * 10 + position;
+        backend.announce({ id, entries: [{ slot: slot(index), position, count: 1 }] });
+        for (let layer = 0; layer < 3; layer++) {
+          const output = new Float32Array(OUT);
+          await backend.attend(id, layer, ramp(QKV, id + layer), output);
+          outputs.push(output);
+        }
+        backend.retire(id);
+      }
+      return outputs;
+    };
+    for (const { index } of slots) {
+      pool.open(slot(index), index % 3);
+      alone.open(slot(index), 0);
+    }
+    const expected: Float32Array[][] = [];
+    for (const { index } of slots) expected.push(await runOne(alone, index));
+    expect(await Promise.all(slots.map(({ index }) => runOne(pool, index)))).toEqual(expected);
+    await pool.close();
+    await alone.close();
+  });
+
   it('whose worker dies rejects what is under way and resolves lost', async () => {
-    const shards: ShardWorkerData[] = [];
+    const workers: KernelWorkerData[] = [];
     const watched = {
       ...platform,
-      startWorker: (data: ShardWorkerData, onGone: (error: Error) => void) => {
-        shards.push(data);
+      startWorker: (data: KernelWorkerData, onGone: (error: Error) => void) => {
+        workers.push(data);
         return platform.startWorker(data, onGone);
       },
     };
-    const pool = await createPool(geometry, { ...options, name: 'doomed' }, watched);
-    const [victim] = shards;
+    const pool = await createPool(geometry, { ...options, name: 'doomed', shards: 2 }, watched);
+    expect(workers.map(({ index }) => index)).toEqual([0, 1, 2]);
+    const victim = workers[0]?.memories[1];
     if (victim === undefined) throw new Error('no worker was started');
-    for (const index of [0, 1, 2]) pool.open(slot(index), index);
+    for (const index of [0, 1, 2]) pool.open(slot(index), index === 0 ? 0 : 1);
     pool.announce({ id: 1, entries: [0, 1, 2].map((index) => ({ slot: slot(index), position: 0, count: 1 })) });
     // A page size that leads the kernels out of memory: a trap ends the worker, as a real fault would.
     new Uint32Array(victim.memory.buffer)[victim.config / 4 + 6] = 0x4000_0000;
@@ -88,10 +153,11 @@ describe('a pool of workers', () => {
   });
 
   it('closed with an attend under way rejects it, and lost stays unresolved', async () => {
-    const pool = await createLocalAttention(geometry, options);
-    pool.open(slot(0), 2);
-    pool.announce({ id: 1, entries: [{ slot: slot(0), position: 0, count: 200 }] });
-    const attend = pool.attend(1, 0, ramp(200 * QKV, 0), new Float32Array(200 * OUT));
+    const idle = { hold() {}, letGo() {}, async terminate() {} }; // takes no task
+    const pool = await createPool(geometry, options, { ...platform, startWorker: async () => idle });
+    pool.open(slot(0), 0);
+    pool.announce({ id: 1, entries: [{ slot: slot(0), position: 0, count: 1 }] });
+    const attend = pool.attend(1, 0, ramp(QKV, 0), new Float32Array(OUT));
     const settled = expect(attend).rejects.toThrow(/closed while an attend was under way/);
     await pool.close();
     await settled;
@@ -115,7 +181,7 @@ describe('a pool of workers', () => {
     let left = 0;
     const failing = {
       ...platform,
-      async startWorker(data: ShardWorkerData, onGone: (error: Error) => void) {
+      async startWorker(data: KernelWorkerData, onGone: (error: Error) => void) {
         if (data.name.endsWith('2')) throw new Error('no threads left');
         left++;
         const worker = await platform.startWorker(data, onGone);

@@ -1,9 +1,10 @@
-/** Entry point of a shard's worker in browsers: its data comes as the first message. */
-import type { ShardWorkerData } from './platform.ts';
-import { runShardWorker } from './shard-worker.ts';
+/** Entry point of an attention worker in browsers: its data comes as the first message. */
+
+import { runKernelWorker } from './kernel-worker.ts';
+import type { KernelWorkerData } from './platform.ts';
 
 const scope = globalThis as unknown as {
-  onmessage: ((event: MessageEvent<ShardWorkerData>) => void) | null;
+  onmessage: ((event: MessageEvent<KernelWorkerData>) => void) | null;
   postMessage(message: string): void;
 };
-scope.onmessage = ({ data }) => runShardWorker(data, () => scope.postMessage('ready'));
+scope.onmessage = ({ data }) => runKernelWorker(data, () => scope.postMessage('ready'));

@@ -1,6 +1,6 @@
-/** Entry point of a shard's worker thread in Node. */
+/** Entry point of an attention worker thread in Node. */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { ShardWorkerData } from './platform.ts';
-import { runShardWorker } from './shard-worker.ts';
+import { runKernelWorker } from './kernel-worker.ts';
+import type { KernelWorkerData } from './platform.ts';
 
-runShardWorker(workerData as ShardWorkerData, () => parentPort?.postMessage('ready'));
+runKernelWorker(workerData as KernelWorkerData, () => parentPort?.postMessage('ready'));

@@ -1,5 +1,6 @@
 export * from './dtype.ts';
 export * from './errors.ts';
+export * from './layer-groups.ts';
 export * from './logger.ts';
 export * from './model-config.ts';
 export * from './rope.ts';

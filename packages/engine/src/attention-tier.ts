@@ -16,6 +16,7 @@ import {
   toError,
 } from '@glinthawk/core';
 import { NodeConnection } from './node-connection.ts';
+import { mostContextTokens } from './scheduler/part-plan.ts';
 import { NodeSpeed } from './scheduler/placement.ts';
 
 const FIRST_BACKOFF_MS = 100;
@@ -51,8 +52,8 @@ interface Place {
   offences: number;
   /** Of the latest connection. */
   blocks: number;
-  /** Tokens of the largest shard that the source ever had. */
-  shardTokens: number;
+  /** Tokens of each part that one context could have there, as of the connection that had most room. */
+  partTokens: readonly number[];
 }
 
 function placeOf(name: string, source: AttentionSource | null): Place {
@@ -64,7 +65,7 @@ function placeOf(name: string, source: AttentionSource | null): Place {
     backoffMs: FIRST_BACKOFF_MS,
     offences: 0,
     blocks: 0,
-    shardTokens: 0,
+    partTokens: [],
   };
 }
 
@@ -166,22 +167,21 @@ export class AttentionTier {
     }
   }
 
-  /** Whether a node that has room for a sequence of so many tokens is away and may come back, or may yet join. */
+  /** Whether nodes are away and may come back, or may yet join, that together with those that are here have room for a sequence. */
   awaitsRoomFor(tokens: number): boolean {
     if (this.#options.nodesMayJoin) return true;
-    return (
-      this.#options.waitForNodes &&
-      this.#places.some((place) => place.connection === null && place.source !== null && place.shardTokens >= tokens)
-    );
+    if (!this.#options.waitForNodes || this.#places.every(({ connection }) => connection !== null)) return false;
+    const here = this.#places.filter(({ connection, source }) => connection !== null || source !== null);
+    return mostContextTokens(here.flatMap(({ partTokens }) => partTokens)) >= tokens;
   }
 
   /**
-   * Tokens that one sequence's KV can have: those of the largest shard of all nodes that are or were connected, as what one request
-   * may have doesn't shrink while a node is away. Unlimited where nodes may join, since nobody knows their size.
+   * Tokens that one sequence's KV can have: those of all nodes that are or were connected, as what one request may have doesn't shrink
+   * while a node is away. Unlimited where nodes may join, since nobody knows their size.
    */
   get mostSequenceTokens(): number {
     if (this.#options.nodesMayJoin) return Number.POSITIVE_INFINITY;
-    return Math.max(0, ...this.#places.map(({ shardTokens }) => shardTokens));
+    return mostContextTokens(this.#places.flatMap(({ partTokens }) => partTokens));
   }
 
   node(index: number): NodeConnection | null {
@@ -249,7 +249,8 @@ export class AttentionTier {
       onLost: (error) => this.#lost(connection, error),
     });
     place.connection = connection;
-    place.shardTokens = Math.max(place.shardTokens, ...connection.shards.map((shard) => shard.tokens));
+    const { partTokens } = connection;
+    if (mostContextTokens(partTokens) > mostContextTokens(place.partTokens)) place.partTokens = partTokens;
     place.blocks = connection.shards.reduce((sum, shard) => sum + shard.blocks, 0);
     this.#options.onJoined(connection);
   }

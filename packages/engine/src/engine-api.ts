@@ -25,8 +25,8 @@ export interface EngineOptions {
   /** With no attention node left: wait for one to come back rather than fail. */
   readonly waitForNodes?: boolean;
   /**
-   * Nodes will be attached while it runs: it begins without any, waits when none is left, and what none of them can hold waits for
-   * one that can (see EngineStats.stranded), rather than fail.
+   * Nodes will be attached while it runs: it begins without any, waits when none is left, and what they can't hold waits until
+   * they can (see EngineStats.stranded), rather than fail.
    */
   readonly nodesMayJoin?: boolean;
   /** A node that takes longer for one layer of one step counts as lost, whatever else it answers. Default: 120,000. */
@@ -72,7 +72,7 @@ export interface EngineObserver {
   onAttention?(span: AttentionSpan): void;
 }
 
-/** A sequence's KV: where, and how much. */
+/** A part of a sequence's KV, mostly all of it: where, and how much. Parts are told one by one. */
 export interface ResidentReport {
   readonly requestId: string;
   /** As in EngineStats.nodes. */
@@ -84,7 +84,7 @@ export interface ResidentReport {
 
 export interface EngineStats {
   readonly waiting: number;
-  /** Of those waiting, how many no connected node can hold, not even empty, and the most tokens that one of them has. */
+  /** Of those waiting, how many the connected nodes can't hold, not even empty and all together, and the most tokens that one of them has. */
   readonly stranded: { readonly sequences: number; readonly tokens: number };
   readonly running: number;
   readonly finished: number;
@@ -135,7 +135,10 @@ export interface EngineStats {
 
 export interface EngineApi {
   readonly config: ModelConfig;
-  /** Longest prompt plus generated tokens that a request may have here: the model's context, or less KV where no node may join. */
+  /**
+   * Longest prompt plus generated tokens that a request may have here: the model's context, or what all nodes' KV memory together can
+   * hold of one sequence, where no node may join.
+   */
   readonly contextTokens: number;
   /**
    * Runs requests, pulling them as there is room, and yields what happens, in order for each request. Ends when all have

@@ -284,9 +284,9 @@ describe('ends', () => {
 
   it('KV is smaller than the context: contextTokens says so, and length', async () => {
     const { engine } = await rig([{ shards: [2, 3] }]);
-    expect(engine.contextTokens).toBe(48);
+    expect(engine.contextTokens).toBe(80);
     const got = await outcomes(engine, [requestOf('a', [1, 2, 3], 100)]);
-    expect(got.get('a')).toMatchObject({ reason: 'length', ids: fakeGreedy([1, 2, 3], 45) });
+    expect(got.get('a')).toMatchObject({ reason: 'length', ids: fakeGreedy([1, 2, 3], 77) });
   });
 
   it('end-of-text and stop tokens stop, and are among the ids', async () => {

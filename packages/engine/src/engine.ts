@@ -236,8 +236,10 @@ export class Engine implements EngineApi {
     const reports: ResidentReport[] = [];
     for (const { shards } of this.#tier.connected) {
       for (const { node, index: shard, residents } of shards) {
-        for (const { request, blocks, kvTokens } of residents) {
-          reports.push({ requestId: request.id, node, shard, blocks, tokens: kvTokens });
+        for (const { owner, blocks, firstToken, tokens } of residents) {
+          if (owner === null) continue;
+          const stored = Math.max(0, Math.min(tokens, owner.kvTokens - firstToken));
+          reports.push({ requestId: owner.request.id, node, shard, blocks, tokens: stored });
         }
       }
     }

@@ -2,12 +2,13 @@
  * One micro-batch in flight: its DenseBatch, the sequences that go with it, and the arrays that describe its step, made once and
  * used for every step, so that a step allocates per node and per sequence but never per row and layer.
  */
-import type { StepEntry } from '@glinthawk/attention';
 import type { DenseBatch, DenseStep } from '@glinthawk/dense';
 import type { Placement } from './kv-shard.ts';
 import type { NodeConnection } from './node-connection.ts';
 import { inverseTemperature } from './sampler.ts';
 import type { Sequence } from './sequence.ts';
+import { type RowWidths, SplitRows } from './split-rows.ts';
+import { type LaidRows, layOutStep, type Segment, type StepLayout } from './step-layout.ts';
 
 /** One sequence's rows in a step. */
 export interface LaneEntry {
@@ -20,22 +21,11 @@ export interface LaneEntry {
   readonly head: boolean;
 }
 
-/** Neighbouring rows that go to one node. */
-export interface Segment {
-  readonly node: NodeConnection;
-  readonly entries: readonly StepEntry[];
-  readonly startRow: number;
-  readonly rows: number;
-  /** Σ over rows of the tokens that each attends to. */
-  readonly kvTokens: number;
-}
-
-export interface LaneStep {
+export interface LaneStep extends StepLayout {
   readonly id: number;
   readonly entries: readonly LaneEntry[];
   /** Entries with a head row, in the order of the head rows. */
   readonly heads: readonly LaneEntry[];
-  readonly segments: readonly Segment[];
   readonly dense: DenseStep;
   readonly rows: number;
 }
@@ -52,13 +42,15 @@ export class Lane {
   lastStep = -1;
   /** The segments of the step under way, for the scheduler's view of who is starved. */
   segments: readonly Segment[] = [];
+  readonly split: SplitRows;
   readonly #tokenIds: Uint32Array;
   readonly #positions: Uint32Array;
   readonly #headRows: Uint32Array;
   readonly #inverseTemperatures: Float32Array;
 
-  constructor(index: number, rows: number, headRows: number) {
+  constructor(index: number, rows: number, headRows: number, widths: RowWidths) {
     this.index = index;
+    this.split = new SplitRows(widths);
     this.#tokenIds = new Uint32Array(rows);
     this.#positions = new Uint32Array(rows);
     this.#headRows = new Uint32Array(headRows);
@@ -91,7 +83,8 @@ export class Lane {
   }
 
   /**
-   * Lays the rows out by (node, shard), so that each node's part of qkv and of the attention output is one contiguous piece.
+   * Lays the rows out by the (node, shard) that takes their keys and values, so that what goes to one node is one contiguous piece of
+   * qkv and of the attention output, as long as no context lies in several parts.
    * @param chosen sequences with how many rows each gets
    */
   layOut(
@@ -105,40 +98,30 @@ export class Lane {
       if (placement === null || count === 0) continue;
       entries.push({ sequence, placement, position, count, head: position + count === sequence.length });
     }
+    const shardOf = ({ placement, position }: LaneEntry) => placement.partAt(position).shard;
     entries.sort(
       (a, b) =>
-        a.placement.shard.node - b.placement.shard.node ||
-        a.placement.shard.index - b.placement.shard.index ||
+        shardOf(a).node - shardOf(b).node ||
+        shardOf(a).index - shardOf(b).index ||
         a.sequence.arrival - b.sequence.arrival,
     );
     const heads: LaneEntry[] = [];
-    const segments: Segment[] = [];
+    const laid: LaidRows[] = [];
     let rows = 0;
-    let at = 0;
-    while (at < entries.length) {
-      const nodeIndex = (entries[at] as LaneEntry).placement.shard.node;
-      const node = nodeOf(nodeIndex);
-      if (node === null) throw new Error(`a placement at node ${nodeIndex}, which is not connected`);
-      const startRow = rows;
-      const steps: StepEntry[] = [];
-      let kvTokens = 0;
-      for (; at < entries.length; at++) {
-        const entry = entries[at] as LaneEntry;
-        if (entry.placement.shard.node !== nodeIndex) break;
-        const { sequence, placement, position, count } = entry;
-        steps.push({ slot: placement.slot, position, count });
-        sequence.copyTokens(position, count, this.#tokenIds, rows);
-        for (let i = 0; i < count; i++) this.#positions[rows + i] = position + i;
-        kvTokens += count * position + (count * (count + 1)) / 2;
-        rows += count;
-        if (!entry.head) continue;
-        this.#headRows[heads.length] = rows - 1;
-        this.#inverseTemperatures[heads.length] = inverseTemperature(sequence.request.sampling);
-        heads.push(entry);
-      }
-      segments.push({ node, entries: steps, startRow, rows: rows - startRow, kvTokens });
+    for (const entry of entries) {
+      const { sequence, placement, position, count } = entry;
+      laid.push({ row: rows, count, position, parts: placement.partsTo(position) });
+      sequence.copyTokens(position, count, this.#tokenIds, rows);
+      for (let i = 0; i < count; i++) this.#positions[rows + i] = position + i;
+      rows += count;
+      if (!entry.head) continue;
+      this.#headRows[heads.length] = rows - 1;
+      this.#inverseTemperatures[heads.length] = inverseTemperature(sequence.request.sampling);
+      heads.push(entry);
     }
-    this.segments = segments;
+    const layout = layOutStep(laid, nodeOf);
+    this.split.reserve(layout.stagedRows);
+    this.segments = layout.segments;
     this.lastStep = id;
     const dense: DenseStep = {
       tokenIds: this.#tokenIds.subarray(0, rows),
@@ -146,6 +129,6 @@ export class Lane {
       headRows: this.#headRows.subarray(0, heads.length),
       inverseTemperatures: this.#inverseTemperatures.subarray(0, heads.length),
     };
-    return { id, entries, heads, segments, dense, rows };
+    return { ...layout, id, entries, heads, dense, rows };
   }
 }

@@ -2,9 +2,9 @@
  * One attention node while it is connected: its backend, the account of its KV, what it takes at once, and what it has under way.
  * Whatever the backend throws or leaves unanswered ends here as one of two things: the node is full, or the node is lost.
  */
-import type { AttentionBackend, AttentionStep, Slot } from '@glinthawk/attention';
+import { type AttentionBackend, layerGroups, type StepEntry } from '@glinthawk/attention';
 import { CapacityError, NodeLostError, toError } from '@glinthawk/core';
-import { KvShard, type Placement, SlotTable } from './kv-shard.ts';
+import { type KvPart, KvShard, type PartRows, SlotTable } from './kv-shard.ts';
 import type { NodeSpeed } from './scheduler/placement.ts';
 import type { Sequence } from './sequence.ts';
 
@@ -81,7 +81,8 @@ export class NodeConnection {
     this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
     this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
     const { blockTokens, shards } = backend.capacity;
-    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, blockTokens, blocks));
+    const shape = { blockTokens, windows: layerGroups(backend.geometry).map(({ window }) => window) };
+    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, shape, blocks));
     backend.lost.then((error) => this.lose(error));
   }
 
@@ -96,6 +97,22 @@ export class NodeConnection {
   /** Whether it takes another sequence, as far as it isn't a matter of KV blocks. */
   get admits(): boolean {
     return this.#slots.taken < this.#mostSlots && !(this.strained && this.residents > 0);
+  }
+
+  get slotsLeft(): number {
+    return Math.max(0, this.#mostSlots - this.#slots.taken);
+  }
+
+  /** Parts of one context that it takes: each is a slot, and a row for every row. */
+  get mostParts(): number {
+    const { maxSlots = Number.POSITIVE_INFINITY, maxStepRows = Number.POSITIVE_INFINITY } = this.backend.limits ?? {};
+    return Math.max(1, Math.min(maxSlots, maxStepRows));
+  }
+
+  /** Tokens of each part that a context could have here, with the whole node to itself. */
+  get partTokens(): readonly number[] {
+    const tokens = this.shards.map((shard) => shard.tokens);
+    return tokens.length <= this.mostParts ? tokens : tokens.sort((a, b) => b - a).slice(0, this.mostParts);
   }
 
   /** A step that it had a part in went through. */
@@ -124,8 +141,8 @@ export class NodeConnection {
     this.mostStepRows = Math.max(1, Math.min(this.mostStepRows, most.rows ?? this.mostStepRows));
   }
 
-  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot, with none open at all */
-  place(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> {
+  /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot */
+  open(sequence: Sequence, shard: KvShard<Sequence>, firstToken = 0): KvPart<Sequence> {
     const slot = this.#slots.take();
     try {
       this.backend.open(slot, shard.index);
@@ -134,17 +151,27 @@ export class NodeConnection {
       if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
       throw this.#failure(error);
     }
-    return shard.take(sequence, slot, sequence.length);
+    return shard.open(sequence, slot, firstToken);
   }
 
-  free(slot: Slot): void {
-    this.#slots.giveBack(slot);
-    if (this.#loss === null) this.#guarded(() => this.backend.free(slot));
+  free(part: KvPart<Sequence>): void {
+    part.shard.free(part);
+    this.#slots.giveBack(part.slot);
+    if (this.#loss === null) this.#guarded(() => this.backend.free(part.slot));
   }
 
-  /** @throws NodeFullError */
-  announce(step: AttentionStep): void {
-    if (this.#loss === null) this.#guarded(() => this.backend.announce(step));
+  /** Blocks are counted as the node counts them when it is told. @throws NodeFullError */
+  announce(id: number, rows: readonly PartRows<Sequence>[]): void {
+    if (this.#loss !== null) return;
+    const entries = rows.map(({ part, position, count, visit }): StepEntry => {
+      if (visit) {
+        part.shard.visit(part, position);
+        return { slot: part.slot, position, count, visit };
+      }
+      part.shard.announce(part, position, count);
+      return { slot: part.slot, position, count };
+    });
+    this.#guarded(() => this.backend.announce({ id, entries }));
   }
 
   retire(stepId: number): void {
@@ -156,8 +183,7 @@ export class NodeConnection {
     stepId: number,
     layer: number,
     work: { readonly rows: number; readonly kvTokens: number },
-    qkv: Float32Array,
-    output: Float32Array,
+    arrays: { readonly qkv: Float32Array; readonly output: Float32Array; readonly logSumExp?: Float32Array },
   ): Promise<void> {
     if (this.#loss !== null) return Promise.reject(this.#loss);
     this.attends++;
@@ -170,7 +196,8 @@ export class NodeConnection {
       };
       this.#underWay.set(reject, performance.now());
       this.#watch();
-      const attended = async () => this.backend.attend(stepId, layer, qkv, output);
+      const { qkv, output, logSumExp } = arrays;
+      const attended = async () => this.backend.attend(stepId, layer, qkv, output, logSumExp);
       attended().then(
         () => {
           settled();
@@ -191,7 +218,7 @@ export class NodeConnection {
     return this.#attendsEnded > 0;
   }
 
-  /** Kernel time of an attend, spread over the shards: how long one keeps others waiting. As of the last measure(). */
+  /** Kernel time of an attend, spread over the workers: how long one keeps others waiting. As of the last measure(). */
   get busyPerAttendMs(): number {
     return this.#busyPerAttendMs;
   }
@@ -201,8 +228,8 @@ export class NodeConnection {
     const { busyMs } = this.backend.stats();
     const attends = this.#attendsEnded - this.#measured.attends;
     if (attends === 0) return;
-    const spent = busyMs - this.#measured.busyMs;
-    this.#busyPerAttendMs = spent / attends / this.shards.length;
+    const spent = (busyMs - this.#measured.busyMs) / Math.max(1, this.backend.capacity.workers);
+    this.#busyPerAttendMs = spent / attends;
     this.speed.add(this.#kvTokensEnded, spent);
     this.#kvTokensEnded = 0;
     this.#measured = { busyMs, attends: this.#attendsEnded };

@@ -9,19 +9,17 @@ import {
   GlinthawkError,
   type Logger,
   NodeLostError,
-  outputRowFloats,
-  qkvRowFloats,
   toError,
 } from '@glinthawk/core';
 import type { DenseBackend, DenseBatch, HeadRow } from '@glinthawk/dense';
 import type { AttentionTier } from './attention-tier.ts';
 import { Breather } from './breather.ts';
 import type { EngineObserver } from './engine-api.ts';
-import { Lane, type LaneStep, type Segment } from './lane.ts';
+import { Lane, type LaneStep } from './lane.ts';
 import { BusyMeter } from './meters.ts';
 import { NodeFullError } from './node-connection.ts';
 import { uniform } from './rng.ts';
-import { attendAll, type RowWidths } from './router.ts';
+import { Router } from './router.ts';
 import {
   changesLogits,
   isFiniteRow,
@@ -36,6 +34,7 @@ import { type InFlight, MOST_COUNTED_SEQUENCES } from './scheduler/in-flight.ts'
 import type { RowBudget } from './scheduler/policy.ts';
 import type { StageQueue } from './scheduler/stage-queue.ts';
 import type { Sequence } from './sequence.ts';
+import type { Segment } from './step-layout.ts';
 
 /** Steps after which the nodes' own accounts are looked at, and in-flight may change. */
 const STEPS_BETWEEN_MEASURES = 8;
@@ -89,7 +88,7 @@ export class Runner {
   /** Time from each first step to the moment when nothing was left to do. */
   readonly wall = new BusyMeter();
   readonly #options: RunnerOptions;
-  readonly #widths: RowWidths;
+  readonly #router: Router;
   readonly #lanes: Lane[] = [];
   readonly #loops = new Set<Promise<void>>();
   readonly #breather = new Breather();
@@ -100,7 +99,7 @@ export class Runner {
 
   constructor(options: RunnerOptions) {
     this.#options = options;
-    this.#widths = { qkv: qkvRowFloats(options.geometry), output: outputRowFloats(options.geometry) };
+    this.#router = new Router(options.geometry);
   }
 
   /** Wakes idle micro-batches, once for however many reasons there were in this turn. */
@@ -136,6 +135,7 @@ export class Runner {
     for (const lane of this.#lanes) {
       lane.batch?.destroy();
       lane.batch = null;
+      lane.split.destroy();
     }
   }
 
@@ -143,7 +143,7 @@ export class Runner {
     const { inFlight, batcher, budget } = this.#options;
     if (this.#stopped) return;
     while (this.#lanes.length < inFlight.current) {
-      const lane = new Lane(this.#lanes.length, budget.rows, budget.headRows);
+      const lane = new Lane(this.#lanes.length, budget.rows, budget.headRows, this.#router.widths);
       this.#lanes.push(lane);
       batcher.addLane(lane);
     }
@@ -207,7 +207,7 @@ export class Runner {
   async #step(lane: Lane, batch: DenseBatch, step: LaneStep): Promise<StepOutcome> {
     const { layers } = this.#options.geometry;
     try {
-      for (const { node, entries } of step.segments) node.announce({ id: step.id, entries });
+      for (const { node, entries } of step.segments) node.announce(step.id, entries);
       await this.#dense(lane, step, 0, () => batch.begin(step.dense));
       for (let layer = 0; layer < layers; layer++) {
         await this.#attend(lane, batch, step, layer);
@@ -265,7 +265,7 @@ export class Runner {
     this.attentionBusy.begin(beganAtMs);
     lane.callSinceMs = beganAtMs;
     try {
-      const { ms, ownMs } = await attendAll(batch, step.id, layer, step.segments, this.#widths, onEnd);
+      const { ms, ownMs } = await this.#router.attend(batch, lane.split, step, layer, onEnd);
       this.totals.attentionStageMs += ms;
       this.#options.inFlight.addAttention(ownMs);
     } finally {

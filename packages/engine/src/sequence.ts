@@ -8,7 +8,7 @@ import type { Job } from './job.ts';
 import type { Placement } from './kv-shard.ts';
 import type { FinishReason, GenerationEvent, GenerationRequest, TokenLogprobs } from './request.ts';
 import type { TokenCounts } from './sampler.ts';
-import type { PendingSequence, Resident } from './scheduler/policy.ts';
+import type { PendingSequence } from './scheduler/policy.ts';
 
 export interface SequenceSettings {
   readonly arrival: number;
@@ -18,12 +18,12 @@ export interface SequenceSettings {
   readonly mostTokens: number;
 }
 
-export class Sequence implements Resident, PendingSequence, TokenCounts {
+export class Sequence implements PendingSequence, TokenCounts {
   readonly job: Job;
   readonly request: GenerationRequest;
   readonly arrival: number;
   readonly promptTokens: number;
-  /** Prompt and generated tokens together, at most: by the request, the context, or what one shard can hold. */
+  /** Prompt and generated tokens together, at most: by the request, the context, or what all nodes together can hold. */
   readonly mostTokens: number;
   /** Tokens whose KV stands at the placement: positions 0 to kvTokens - 1. */
   kvTokens = 0;
@@ -77,13 +77,13 @@ export class Sequence implements Resident, PendingSequence, TokenCounts {
     return this.job.paused;
   }
 
-  /** Index of the node where it is placed. */
-  get node(): number {
-    return this.placement?.shard.node ?? -1;
+  get stepTokens(): number {
+    const end = this.placement?.endOfPartAt(this.kvTokens) ?? this.#length;
+    return Math.min(this.#length, end) - this.kvTokens;
   }
 
-  get blocks(): number {
-    return this.placement?.blocks ?? 0;
+  get nodes(): readonly number[] {
+    return this.placement?.partsTo(this.kvTokens).map(({ shard }) => shard.node) ?? [];
   }
 
   get prompt(): ReadonlySet<number> {

@@ -8,7 +8,7 @@ export interface RequestLimits {
   readonly vocabSize: number;
   /** Prompt and generated tokens together: the model's, or less as configured. */
   readonly contextTokens: number;
-  /** Tokens that one sequence's KV can have here. */
+  /** Tokens that one sequence's KV can have, over all nodes. */
   readonly kvTokens: number;
   readonly hasTokenizer: boolean;
 }
@@ -35,8 +35,8 @@ export function validateRequest(request: GenerationRequest, limits: RequestLimit
   if (promptIds.length >= limits.kvTokens) {
     return new CapacityError(
       'KV_CAPACITY',
-      `the prompt has ${promptIds.length} tokens, and one sequence's KV can have ${limits.kvTokens} here`,
-      { hint: 'give the attention nodes more memory, or use a smaller KV type' },
+      `the prompt has ${promptIds.length} tokens, and the KV memory of all attention nodes together holds ${limits.kvTokens} of one sequence`,
+      { hint: 'give the attention nodes more memory, connect more of them, or use a smaller KV type' },
     );
   }
   if (stop.strings.length > MAX_STOP_STRINGS) {

@@ -2,9 +2,9 @@
  * ATTEND and RESULT, the frames that carry nearly all bytes: q, k and v of one layer of an announced step out, o back. Their
  * lengths follow from rows, dtype and geometry, so nothing in them is parsed.
  */
-import { type AttentionGeometry, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
-import { frame, type OutgoingFrame } from './frame.ts';
-import { FLAG_LOG_SUM_EXP, FrameType, paddingAfter, WIRE_DTYPE_BYTES, type WireDtype } from './frame-type.ts';
+import { type AttentionGeometry, outputRowBytes, qkvRowBytes } from '@glinthawk/core';
+import { frame, type OutgoingFrame, type Section } from './frame.ts';
+import { FLAG_LOG_SUM_EXP, FrameType, paddingAfter, type WireDtype } from './frame-type.ts';
 
 export interface AttendFields {
   readonly id: number;
@@ -14,14 +14,14 @@ export interface AttendFields {
   readonly wantsLogSumExp: boolean;
 }
 
-/** Bytes of the q, k, v section: [rows, (groupSize + 2) kvHeads headDim]. */
+/** Bytes of the q, k, v section: `rows` rows of q, k and v. */
 export function qkvBytes(geometry: AttentionGeometry, rows: number, dtype: WireDtype): number {
-  return rows * qkvRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype];
+  return rows * qkvRowBytes(geometry, dtype);
 }
 
-/** Bytes of the o section: [rows, groupSize kvHeads headDim]. */
+/** Bytes of the o section. */
 export function outputBytes(geometry: AttentionGeometry, rows: number, dtype: WireDtype): number {
-  return rows * outputRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype];
+  return rows * outputRowBytes(geometry, dtype);
 }
 
 /** Bytes of the log-sum-exp section: [rows, groupSize kvHeads] f32. */
@@ -68,7 +68,7 @@ export interface ResultFields {
  * @param output exactly outputBytes long
  * @param logSumExp exactly logSumExpBytes long, where it was asked for
  */
-export function resultFrame(fields: ResultFields, output: Uint8Array, logSumExp?: Uint8Array): OutgoingFrame {
+export function resultFrame(fields: ResultFields, output: Section, logSumExp?: Uint8Array): OutgoingFrame {
   const { id, layer, rows, dtype } = fields;
   const header = { id, layer, rows, dtype, aux: Math.min(fields.busyMicros, 2 ** 32 - 1) };
   return logSumExp === undefined

@@ -6,10 +6,10 @@
 import { GlinthawkError, ProtocolError, toError } from '@glinthawk/core';
 import { pingFrame, pongFrame } from './control.ts';
 import { type Frame, type FrameHeader, frameBytes, frameParts, type OutgoingFrame } from './frame.ts';
-import { FrameReader } from './frame-reader.ts';
+import { type Acceptance, FrameReader } from './frame-reader.ts';
 import { FrameType } from './frame-type.ts';
 import { MAX_HANDSHAKE_BYTES, MAX_HANDSHAKE_FRAMES } from './limits.ts';
-import { ConnectionClosedError, type Transport } from './transport.ts';
+import { ConnectionClosedError, type Transport, totalBytes } from './transport.ts';
 
 export interface KeepaliveOptions {
   /** How often PING is sent. Default 3,000. */
@@ -21,6 +21,12 @@ export interface KeepaliveOptions {
    * while it sends. Default false.
    */
   readonly peerMustRead?: boolean;
+}
+
+interface AfterSend {
+  /** Among the bytes queued with it. */
+  readonly endsAt: number;
+  readonly onSent: () => void;
 }
 
 /** At most this much is given to the transport at once, so that a stalled peer is told from a slow one. */
@@ -35,8 +41,11 @@ export class Connection {
   readonly #peerMustRead: boolean;
   readonly #timer: ReturnType<typeof setInterval>;
   #outgoing: Uint8Array[] = [];
+  /** Queued, or given to the transport and not yet taken. */
   #outgoingBytes = 0;
-  #afterSend: (() => void)[] = [];
+  /** Of #outgoing. */
+  #queuedBytes = 0;
+  #afterSend: AfterSend[] = [];
   #flushing: Promise<void> | undefined;
   #sending = false;
   /** Since when the transport holds what it has not taken yet. */
@@ -46,6 +55,7 @@ export class Connection {
   #closing: Promise<void> | undefined;
   #failure: Error | undefined;
   #waiting = false;
+  #isOver = false;
   #discarding = false;
   #heardAt = performance.now();
   #heardBytes = 0;
@@ -62,6 +72,9 @@ export class Connection {
     this.#intervalMs = keepalive.intervalMs ?? 3_000;
     this.#timeoutMs = keepalive.timeoutMs ?? 15_000;
     this.#peerMustRead = keepalive.peerMustRead ?? false;
+    void transport.closed.then(() => {
+      this.#isOver = true;
+    });
     this.#timer = setInterval(() => this.#tick(), this.#intervalMs);
     // Waiting for a peer is no reason to keep a process alive; its socket is.
     if (typeof this.#timer === 'object') (this.#timer as { unref?(): void }).unref?.();
@@ -77,16 +90,18 @@ export class Connection {
     return this.#outgoingBytes;
   }
 
+  /** Bytes that were copied from received chunks to where `accept` had payloads written. */
+  get bytesPlaced(): number {
+    return this.#reader.bytesPlaced;
+  }
+
   /** Bytes received of frames that are not complete or not yet given out. */
   get bufferedBytes(): number {
     return this.#reader.bufferedBytes;
   }
 
-  /**
-   * The handshake is done: every header goes to `accept` before its payload is received, and payloads that come in pieces are
-   * put together in what `allocate` gives (FrameReaderOptions).
-   */
-  acceptAll(accept: (header: FrameHeader) => Uint8Array | undefined, allocate?: (bytes: number) => Uint8Array): void {
+  /** The handshake is done: every header goes to `accept` before its payload is received (FrameReaderOptions). */
+  acceptAll(accept: (header: FrameHeader) => Acceptance, allocate?: (bytes: number) => Uint8Array): void {
     this.#reader.accept = accept;
     if (allocate !== undefined) this.#reader.allocate = allocate;
   }
@@ -98,8 +113,10 @@ export class Connection {
   send(outgoing: OutgoingFrame, onSent?: () => void): void {
     if (this.#failure !== undefined || this.#closing !== undefined) return;
     for (const part of frameParts(outgoing)) this.#outgoing.push(part);
-    this.#outgoingBytes += frameBytes(outgoing.header);
-    if (onSent !== undefined) this.#afterSend.push(onSent);
+    const bytes = frameBytes(outgoing.header);
+    this.#outgoingBytes += bytes;
+    this.#queuedBytes += bytes;
+    if (onSent !== undefined) this.#afterSend.push({ endsAt: this.#queuedBytes, onSent });
     this.#flushSoon();
   }
 
@@ -127,18 +144,23 @@ export class Connection {
           this.send(pongFrame(pong));
         }
         const parts = this.#outgoing;
-        const bytes = this.#outgoingBytes;
         const afterSend = this.#afterSend;
         this.#outgoing = [];
+        this.#queuedBytes = 0;
         this.#afterSend = [];
         this.#sending = true;
+        let sent = 0;
+        let next = 0;
         for (const batch of batches(parts)) {
           this.#sendingSince = performance.now();
           await this.transport.send(batch);
+          const bytes = totalBytes(batch);
+          sent += bytes;
+          this.#outgoingBytes -= bytes;
+          // Not only at the end: whoever has a frame may answer it while the ones behind it leave.
+          while ((afterSend[next]?.endsAt ?? Infinity) <= sent) afterSend[next++]?.onSent();
         }
         this.#sending = false;
-        this.#outgoingBytes -= bytes;
-        for (const done of afterSend) done();
       }
     } catch (error) {
       this.#fail(toError(error));
@@ -156,7 +178,7 @@ export class Connection {
     for (;;) {
       const frame = this.#discarding ? undefined : this.#reader.next();
       if (frame === undefined) {
-        await this.#pull();
+        await (this.#reader.held === undefined || this.#isOver ? this.#pull() : this.#hold());
       } else if (frame.header.type === FrameType.PING) {
         this.#answerPing(frame.header.id);
       } else if (frame.header.type === FrameType.PONG) {
@@ -174,6 +196,11 @@ export class Connection {
   discard(): void {
     this.#discarding = true;
     this.#reader.abandon();
+  }
+
+  /** Whoever holds a frame back until something was sent must not wait for ever. */
+  async #hold(): Promise<void> {
+    await Promise.race([this.#reader.held, this.transport.closed]);
   }
 
   async #pull(): Promise<void> {
@@ -265,6 +292,7 @@ export class Connection {
     this.#closing ??= this.transport.close(reason).then(() => {
       this.#outgoing = [];
       this.#outgoingBytes = 0;
+      this.#queuedBytes = 0;
       this.#owedPong = undefined;
       this.#afterSend = [];
     });

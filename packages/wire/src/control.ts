@@ -14,14 +14,40 @@ export function pongFrame(id: number): OutgoingFrame {
   return frame(FrameType.PONG, { id });
 }
 
+/** A session as its node counts it, since it began. */
 export interface NodeStats {
   readonly usedBlocks: number;
   readonly openSlots: number;
-  /** Time in which kernels ran, summed over shards. */
+  /** Time in which kernels ran, summed over workers. */
   readonly busyMs: number;
   /** Of the KV cache and its workers. */
   readonly allocatedBytes: number;
+  /** Keys and values that attention read. */
+  readonly kvBytesRead: number;
+  /** Tokens stored, and tokens that forks took over from another slot instead. */
+  readonly appendedTokens: number;
+  readonly forkedTokens: number;
+  /** ATTENDs that wait or are worked on. */
+  readonly pendingAttends: number;
+  /** Rows of q, k and v that came, and how many bytes were copied between the socket's buffers and the memory that kernels read. */
+  readonly tensorBytesReceived: number;
+  readonly bytesCopied: number;
+  /** Rows of o that went, with their log-sum-exps. */
+  readonly tensorBytesSent: number;
 }
+
+const COUNTS = [
+  'usedBlocks',
+  'openSlots',
+  'allocatedBytes',
+  'kvBytesRead',
+  'appendedTokens',
+  'forkedTokens',
+  'pendingAttends',
+  'tensorBytesReceived',
+  'bytesCopied',
+  'tensorBytesSent',
+] as const satisfies readonly (keyof NodeStats)[];
 
 /** The engine asks, without a payload; the node answers with the same id. */
 export function statsFrame(id: number, stats?: NodeStats): OutgoingFrame {
@@ -31,12 +57,9 @@ export function statsFrame(id: number, stats?: NodeStats): OutgoingFrame {
 /** @throws ProtocolError */
 export function decodeStats(payload: Uint8Array): NodeStats {
   const fields = decodeJson('STATS', payload);
-  return {
-    usedBlocks: fields.integer('usedBlocks', 0, Number.MAX_SAFE_INTEGER),
-    openSlots: fields.integer('openSlots', 0, Number.MAX_SAFE_INTEGER),
-    busyMs: fields.number('busyMs', 0, Number.MAX_SAFE_INTEGER),
-    allocatedBytes: fields.integer('allocatedBytes', 0, Number.MAX_SAFE_INTEGER),
-  };
+  const counts = COUNTS.map((name) => [name, fields.integer(name, 0, Number.MAX_SAFE_INTEGER)]);
+  const busyMs = fields.number('busyMs', 0, Number.MAX_SAFE_INTEGER);
+  return { ...(Object.fromEntries(counts) as Record<(typeof COUNTS)[number], number>), busyMs };
 }
 
 /** The node will leave soon: finish what is under way and begin nothing new here. */

@@ -7,7 +7,7 @@ import { foreignWords, MAX_FOREIGN_CHARS } from './foreign-words.ts';
 import type { OutgoingFrame } from './frame.ts';
 import { ToldOnce } from './told-once.ts';
 
-const payloadOf = ({ sections: [payload] }: OutgoingFrame): Uint8Array => payload ?? new Uint8Array();
+const payloadOf = ({ sections: [payload] }: OutgoingFrame): Uint8Array => payload as Uint8Array;
 
 it('words of a stranger are one line without what a terminal obeys', () => {
   expect(foreignWords('full\r\nwarning: \u001b[2Jall is \u202elost\u2028\ud800!\n')).toBe(

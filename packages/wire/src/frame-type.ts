@@ -2,6 +2,7 @@
  * The kinds of frames and what the header of each may hold. A field that a kind does not use is zero on the wire, so that
  * every frame has exactly one encoding; whatever breaks the table is refused before its payload is received.
  */
+import { ROW_DTYPES, type RowDtype } from '@glinthawk/core';
 import {
   MAX_CONTROL_BYTES,
   MAX_PAYLOAD_BYTES,
@@ -28,7 +29,6 @@ export const FrameType = {
   ATTEND: 0x21,
   RESULT: 0x22,
   RETIRE: 0x23,
-  PUT_KV: 0x30,
 } as const;
 export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 export type FrameName = keyof typeof FrameType;
@@ -38,12 +38,11 @@ export const FLAG_REQUEST = 0x0001;
 /** ATTEND: the log-sum-exp is wanted. RESULT: a log-sum-exp section follows o. */
 export const FLAG_LOG_SUM_EXP = 0x0002;
 
-/** Codes of the header's dtype field. */
-export const WIRE_DTYPES = ['none', 'f32', 'f16', 'int8'] as const;
-export type HeaderDtype = (typeof WIRE_DTYPES)[number];
-/** Element types in which q, k, v and o may travel; int8 is reserved. */
-export type WireDtype = 'f32' | 'f16';
-export const WIRE_DTYPE_BYTES: Readonly<Record<WireDtype, number>> = { f32: 4, f16: 2 };
+/** In which q, k, v and o travel: core's rows.ts says how rows of each lie. */
+export type WireDtype = RowDtype;
+export type HeaderDtype = 'none' | WireDtype;
+/** By code in the header's dtype field. */
+export const HEADER_DTYPES: readonly HeaderDtype[] = ['none', ...ROW_DTYPES];
 
 export type HeaderField = 'id' | 'layer' | 'dtype' | 'rows' | 'aux';
 
@@ -68,8 +67,8 @@ const json = { maxPayloadBytes: MAX_CONTROL_BYTES };
 
 export const SLOT_RECORD_BYTES = 8; // index, generation
 export const OPEN_RECORD_BYTES = 16; // index, generation, shard, 0
-export const FORK_RECORD_BYTES = 32; // parent, child, tokens, shard, 0, 0
-export const STEP_ENTRY_BYTES = 16; // index, generation, position, count
+export const FORK_RECORD_BYTES = 20; // parent, child, tokens
+export const STEP_ENTRY_BYTES = 20; // index, generation, position, count, flags
 
 export const FRAME_RULES: Readonly<Record<FrameType, FrameRule>> = {
   [FrameType.HELLO]: rule('HELLO', [], json),
@@ -112,10 +111,6 @@ export const FRAME_RULES: Readonly<Record<FrameType, FrameRule>> = {
     maxPayloadBytes: MAX_PAYLOAD_BYTES,
   }),
   [FrameType.RETIRE]: rule('RETIRE', ['id']),
-  [FrameType.PUT_KV]: rule('PUT_KV', ['layer', 'dtype', 'rows'], {
-    maxRows: MAX_ROWS,
-    maxPayloadBytes: MAX_PAYLOAD_BYTES,
-  }),
 };
 
 /** The rule of a type byte, or undefined for a type that this version doesn't know. */

@@ -14,7 +14,7 @@ import {
   MAGIC,
 } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
-import { FRAME_RULES, FrameType, WIRE_DTYPES } from './frame-type.ts';
+import { FRAME_RULES, FrameType, HEADER_DTYPES } from './frame-type.ts';
 import { HEADER_BYTES, MAX_CONTROL_BYTES, MAX_LAYERS, MAX_PAYLOAD_BYTES, MAX_ROWS } from './limits.ts';
 import { concatenate, joinSmall } from './transport.ts';
 
@@ -93,7 +93,7 @@ describe('frames', () => {
         const parts = frameParts(outgoing);
         let at = 0;
         for (const part of parts) {
-          if (outgoing.sections.includes(part)) expect(at % 16).toBe(0);
+          if (outgoing.sections.flat().includes(part)) expect(at % 16).toBe(0);
           at += part.length;
         }
         expect(at).toBe(frameBytes(outgoing.header));
@@ -113,14 +113,126 @@ describe('frames', () => {
     expect(reader.next()?.payload.buffer).toBe(chunk.buffer);
   });
 
-  it('are received straight into the array that accept gives', () => {
-    const payload = crypto.getRandomValues(new Uint8Array(1000));
-    const stream = encodeFrame(frame(FrameType.RESULT, { rows: 1, dtype: 'f32' }, [payload]));
-    const target = new Uint8Array(1000);
-    const reader = new FrameReader({ accept: () => target });
-    for (let at = 0; at < stream.length; at += 33) reader.push(stream.slice(at, at + 33));
-    expect(reader.next()?.payload).toBe(target);
-    expect(target).toEqual(payload);
+  it('may have sections of several pieces, which follow one another without gaps', () => {
+    const pieces = [new Uint8Array(5).fill(1), new Uint8Array(0), new Uint8Array(6).fill(2)];
+    const bytes = encodeFrame(frame(FrameType.ATTEND, { rows: 1, dtype: 'f32' }, [pieces, new Uint8Array(3).fill(3)]));
+    expect([...bytes.subarray(HEADER_BYTES)]).toEqual([
+      1,
+      1,
+      1,
+      1,
+      1,
+      2,
+      2,
+      2,
+      2,
+      2,
+      2,
+      0,
+      0,
+      0,
+      0,
+      0,
+      3,
+      3,
+      3,
+      ...new Array(13).fill(0),
+    ]);
+    expect(decodeHeader(bytes).payloadBytes).toBe(19);
+  });
+});
+
+describe('a payload', () => {
+  const fields = { rows: 1, dtype: 'f32' } as const;
+
+  it('is written straight to where accept says, in pieces of any size, shared memory too', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.nat(40), { minLength: 1, maxLength: 6 }).filter((sizes) => sizes.some((size) => size > 0)),
+        fc.infiniteStream(fc.integer({ min: 1, max: 60 })),
+        fc.boolean(),
+        (sizes, cuts, shared) => {
+          const bytes = sizes.reduce((sum, size) => sum + size, 0);
+          const payload = crypto.getRandomValues(new Uint8Array(bytes));
+          const stream = concatenate(
+            [frame(FrameType.RESULT, fields, [payload]), frame(FrameType.PING, { id: 3 })].map(encodeFrame),
+          );
+          const all = new Uint8Array(shared ? new SharedArrayBuffer(bytes + 2) : new ArrayBuffer(bytes + 2)).fill(0xee);
+          let end = 1;
+          const pieces = sizes.map((size) => {
+            end += size;
+            return all.subarray(end - size, end);
+          });
+          const reader = new FrameReader({
+            accept: ({ payloadBytes }) => (payloadBytes > 0 ? () => pieces : undefined),
+            allocate: () => {
+              throw new Error('a buffer was asked for');
+            },
+          });
+          const received = [];
+          for (let from = 0; from < stream.length; ) {
+            const chunk = stream.slice(from, from + (cuts.next().value ?? 1));
+            from += chunk.length;
+            reader.push(chunk);
+            received.push(...readAll(reader));
+          }
+          expect(received.map(({ header }) => header.type)).toEqual([FrameType.RESULT, FrameType.PING]);
+          expect(received[0]?.payload).toHaveLength(0);
+          expect([...all]).toEqual([0xee, ...payload, 0xee]); // and nothing beside it
+          expect(reader.bytesPlaced).toBe(bytes);
+          expect(reader.bufferedBytes).toBe(0);
+        },
+      ),
+    );
+  });
+
+  it('is written to what the target is now: memory may have grown between two chunks', () => {
+    let memory = new ArrayBuffer(64);
+    const stream = encodeFrame(frame(FrameType.RESULT, fields, [new Uint8Array(64).fill(5)]));
+    const reader = new FrameReader({ accept: () => () => [new Uint8Array(memory)] });
+    reader.push(stream.slice(0, 60));
+    expect(reader.next()).toBeUndefined();
+    memory = memory.transfer();
+    reader.push(stream.slice(60));
+    expect(reader.next()?.header.payloadBytes).toBe(64);
+    expect(new Uint8Array(memory).every((byte) => byte === 5)).toBe(true);
+  });
+
+  it('of another length than its target is refused before a byte is written', () => {
+    const target = new Uint8Array(32);
+    const reader = new FrameReader({ accept: () => () => [target] });
+    reader.push(encodeFrame(frame(FrameType.RESULT, fields, [new Uint8Array(48).fill(1)])));
+    expect(() => reader.next()).toThrow(/32 bytes for 48/);
+    expect(target.every((byte) => byte === 0)).toBe(true);
+  });
+
+  it('may be thrown away as it comes', () => {
+    const stream = [frame(FrameType.RESULT, fields, [new Uint8Array(1000).fill(1)]), frame(FrameType.PING)].map(
+      encodeFrame,
+    );
+    const reader = new FrameReader({ accept: ({ type }) => (type === FrameType.RESULT ? 'drop' : undefined) });
+    reader.push((stream[0] as Uint8Array).slice(0, 500));
+    expect(reader.next()).toBeUndefined();
+    expect(reader.bufferedBytes).toBe(0);
+    reader.push(concatenate([(stream[0] as Uint8Array).slice(500), stream[1] as Uint8Array]));
+    expect(readAll(reader).map(({ header }) => header.type)).toEqual([FrameType.RESULT, FrameType.PING]);
+  });
+
+  it('may have to wait, with all that is behind it, and is then asked for again', async () => {
+    const gate = Promise.withResolvers<void>();
+    let asked = 0;
+    const reader = new FrameReader({ accept: () => (++asked === 1 ? gate.promise : undefined) });
+    reader.push(
+      concatenate([frame(FrameType.RESULT, fields, [new Uint8Array(16)]), frame(FrameType.PING)].map(encodeFrame)),
+    );
+    expect(reader.next()).toBeUndefined();
+    expect(reader.next()).toBeUndefined();
+    expect(asked).toBe(1);
+    gate.resolve();
+    await reader.held;
+    expect(reader.held).toBeUndefined();
+    expect(readAll(reader).map(({ header }) => header.type)).toEqual([FrameType.RESULT, FrameType.PING]);
+    expect(asked).toBe(3);
   });
 });
 
@@ -170,7 +282,7 @@ describe('a header is refused', () => {
     ['wrong magic', 0, 0x47, 'BAD_MAGIC'],
     ['wrong version', 4, 2, 'WRONG_VERSION'],
     ['id above 2^53', 14, 0x20, 'BAD_HEADER'],
-    ['unknown dtype code', 18, WIRE_DTYPES.length, 'BAD_HEADER'],
+    ['unknown dtype code', 18, HEADER_DTYPES.length, 'BAD_HEADER'],
     ['reserved byte', 19, 1, 'BAD_HEADER'],
   ];
   it.each(bytesCases)('%s', (_name, at, value, code) => {

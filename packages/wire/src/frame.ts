@@ -8,11 +8,12 @@ import {
   type FrameName,
   type FrameType,
   frameRule,
+  HEADER_DTYPES,
   type HeaderDtype,
   paddingAfter,
-  WIRE_DTYPES,
 } from './frame-type.ts';
 import { HEADER_BYTES, MAX_LAYERS, SECTION_ALIGN } from './limits.ts';
+import { totalBytes } from './transport.ts';
 
 /** Bytes F7 'G' 'L' 'H': the first is no ASCII, so that one byte tells a frame from an HTTP request on the same port. */
 export const MAGIC = 0x484c47f7;
@@ -35,14 +36,17 @@ export interface FrameHeader {
 
 export interface Frame {
   readonly header: FrameHeader;
-  /** `payloadBytes` long, 4-byte aligned at least. */
+  /** `payloadBytes` long, 4-byte aligned at least; empty where it was received elsewhere, or dropped (PayloadTarget). */
   readonly payload: Uint8Array;
 }
+
+/** One piece, or several that follow one another without gaps. */
+export type Section = Uint8Array | readonly Uint8Array[];
 
 /** A frame about to be sent. Sections are views: they must not change until they were sent. */
 export interface OutgoingFrame {
   readonly header: FrameHeader;
-  readonly sections: readonly Uint8Array[];
+  readonly sections: readonly Section[];
 }
 
 if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
@@ -58,10 +62,10 @@ const zeros = new Uint8Array(SECTION_ALIGN);
 export function frame(
   type: FrameType,
   fields: Partial<Omit<FrameHeader, 'type' | 'payloadBytes'>> = {},
-  sections: readonly Uint8Array[] = [],
+  sections: readonly Section[] = [],
 ): OutgoingFrame {
   let payloadBytes = 0;
-  for (const section of sections) payloadBytes += paddingAfter(payloadBytes) + section.byteLength;
+  for (const section of sections) payloadBytes += paddingAfter(payloadBytes) + totalBytes(piecesOf(section));
   const header: FrameHeader = {
     type,
     flags: fields.flags ?? 0,
@@ -85,12 +89,16 @@ export function frameBytes(header: FrameHeader): number {
 export function frameParts(outgoing: OutgoingFrame): Uint8Array[] {
   const parts: Uint8Array[] = [encodeHeader(outgoing.header)];
   for (const section of outgoing.sections) {
-    if (section.byteLength === 0) continue;
-    parts.push(section);
-    const padding = paddingAfter(section.byteLength);
+    const pieces = piecesOf(section);
+    for (const piece of pieces) if (piece.byteLength > 0) parts.push(piece);
+    const padding = paddingAfter(totalBytes(pieces));
     if (padding > 0) parts.push(zeros.subarray(0, padding));
   }
   return parts;
+}
+
+function piecesOf(section: Section): readonly Uint8Array[] {
+  return section instanceof Uint8Array ? [section] : section;
 }
 
 /** The frame as one fresh buffer; for tests, and for transports that send whole messages. */
@@ -114,7 +122,7 @@ export function encodeHeader(header: FrameHeader): Uint8Array {
   view.setUint32(8, header.id >>> 0, true);
   view.setUint32(12, Math.floor(header.id / 2 ** 32), true);
   view.setUint16(16, header.layer, true);
-  view.setUint8(18, WIRE_DTYPES.indexOf(header.dtype));
+  view.setUint8(18, HEADER_DTYPES.indexOf(header.dtype));
   view.setUint32(20, header.rows, true);
   view.setUint32(24, header.payloadBytes, true);
   view.setUint32(28, header.aux, true);
@@ -143,7 +151,7 @@ export function decodeHeader(bytes: Uint8Array, at = 0): FrameHeader {
   }
   const high = view.getUint32(12, true);
   if (high >= 2 ** 21) throw new ProtocolError('BAD_HEADER', 'a frame id above 2^53 - 1');
-  const dtype = WIRE_DTYPES[view.getUint8(18)];
+  const dtype = HEADER_DTYPES[view.getUint8(18)];
   if (dtype === undefined) throw new ProtocolError('BAD_HEADER', `unknown dtype code ${view.getUint8(18)}`);
   if (view.getUint8(19) !== 0) throw new ProtocolError('BAD_HEADER', 'a reserved header byte is not zero');
   const header: FrameHeader = {

@@ -13,7 +13,6 @@ import { FrameReader } from './frame-reader.ts';
 import { FrameType } from './frame-type.ts';
 import { decodeHello, decodeWelcome, helloFrame, welcomeFrame } from './hello.ts';
 import { MAX_PAYLOAD_BYTES } from './limits.ts';
-import { decodePutKv, putKvFrame } from './put-kv.ts';
 import { decodeFork, decodeFree, decodeOpen, forkFrame, freeFrame, openFrame } from './slot-frames.ts';
 import { decodeStep, retireFrame, stepFrame } from './step-frames.ts';
 
@@ -32,40 +31,57 @@ const limits = { maxSlots: 8, maxSteps: 8, maxStepRows: 8 };
 
 const seeds = [
   helloFrame({
-    protocolVersion: 1,
+    protocolVersion: 2,
     clientId: 'x',
     nonce: randomNonce(),
     fingerprint: 'f',
     geometry,
     kvDtype: 'f16',
     wireDtype: 'f32',
-    capabilities: [],
   }),
   welcomeFrame({
-    protocolVersion: 1,
+    protocolVersion: 2,
     node: 'n',
     wireDtype: 'f32',
-    capabilities: [],
     blockTokens: 16,
     blockBytes: 4096,
     shardBlocks: [10, 10],
+    workers: 2,
     limits,
     proof: randomNonce(),
   }),
   authFrame({ kind: 'challenge', nonce: randomNonce() }),
   errorFrame({ code: 'C', kind: 'capacity', message: 'm', hint: 'h' }, { id: 1, layer: 1 }),
   pingFrame(1),
-  statsFrame(1, { usedBlocks: 1, openSlots: 1, busyMs: 1, allocatedBytes: 1 }),
+  statsFrame(1, {
+    usedBlocks: 1,
+    openSlots: 1,
+    busyMs: 1,
+    allocatedBytes: 1,
+    kvBytesRead: 1,
+    appendedTokens: 1,
+    forkedTokens: 1,
+    pendingAttends: 1,
+    tensorBytesReceived: 1,
+    bytesCopied: 1,
+    tensorBytesSent: 1,
+  }),
   drainFrame('r'),
   byeFrame('r'),
   openFrame([{ slot, shard: 0 }]),
   freeFrame([slot]),
-  forkFrame([{ parent: slot, child: { index: 4, generation: 1 }, tokens: 3, shard: 0 }]),
-  stepFrame({ id: 1, entries: [{ slot, position: 0, count: 2 }] }),
+  forkFrame([{ parent: slot, child: { index: 4, generation: 1 }, tokens: 3 }]),
+  stepFrame({
+    id: 1,
+    entries: [
+      { slot, position: 0, count: 2 },
+      { slot, position: 9, count: 1, visit: true },
+    ],
+  }),
   attendFrame({ id: 1, layer: 0, rows: 2, dtype: 'f32', wantsLogSumExp: true }, new Uint8Array(128)),
+  attendFrame({ id: 1, layer: 0, rows: 2, dtype: 'int8', wantsLogSumExp: false }, new Uint8Array(64)),
   resultFrame({ id: 1, layer: 0, rows: 2, dtype: 'f32', busyMicros: 9 }, new Uint8Array(64), new Uint8Array(16)),
   retireFrame(1),
-  putKvFrame({ slot, position: 0, layer: 0, tokens: 1, dtype: 'f32', k: new Uint8Array(16), v: new Uint8Array(16) }),
 ].map(encodeFrame);
 
 function decode(frame: Frame): unknown {
@@ -92,8 +108,6 @@ function decode(frame: Frame): unknown {
       return decodeFork(frame);
     case FrameType.STEP:
       return decodeStep(frame);
-    case FrameType.PUT_KV:
-      return decodePutKv(frame, geometry);
     case FrameType.PING:
     case FrameType.PONG:
     case FrameType.RETIRE:

@@ -2,10 +2,19 @@
  * HELLO, in which an engine says what it needs, and WELCOME, in which a node says what it gives. The geometry travels whole:
  * a node knows nothing else of the model.
  */
-import { type AttentionGeometry, type KvDtype, outputRowFloats, ProtocolError, qkvRowFloats } from '@glinthawk/core';
+import {
+  type AttentionGeometry,
+  type KvDtype,
+  layerGroups,
+  outputRowBytes,
+  ProtocolError,
+  qkvRowBytes,
+  qkvRowFloats,
+  ROW_DTYPES,
+} from '@glinthawk/core';
 import { foreignWords } from './foreign-words.ts';
 import { frame, type OutgoingFrame } from './frame.ts';
-import { FrameType, WIRE_DTYPE_BYTES, type WireDtype } from './frame-type.ts';
+import { FrameType, type WireDtype } from './frame-type.ts';
 import { bytesToHex, decodeJson, encodeJson, type JsonFields } from './json-payload.ts';
 import {
   MAX_BLOCK_OVERHEAD,
@@ -20,17 +29,14 @@ import {
   MAX_SHARD_BYTES,
   MAX_SHARDS,
   MAX_SLOTS,
+  MAX_WORKERS,
   SECTION_ALIGN,
 } from './limits.ts';
 
 /** What frames mean. A node refuses any other version, naming its own. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 export const NONCE_BYTES = 32;
 export const PROOF_BYTES = 32;
-
-/** What may be asked for in HELLO and granted in WELCOME; unknown names are ignored. */
-export type Capability = 'log-sum-exp' | 'fork' | 'put-kv';
-const CAPABILITIES: readonly Capability[] = ['log-sum-exp', 'fork', 'put-kv'];
 
 export interface Hello {
   readonly protocolVersion: number;
@@ -42,7 +48,6 @@ export interface Hello {
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
   readonly wireDtype: WireDtype;
-  readonly capabilities: readonly Capability[];
   /**
    * Who opened the connection; absent is the engine. A node that listens refuses `node`: such a HELLO was meant for one that came to
    * its engine by itself, and somebody in between relays it.
@@ -50,10 +55,10 @@ export interface Hello {
   readonly connectedBy?: 'engine' | 'node';
 }
 
-/** What one session may have under way at a node. */
+/** The engine's credit: what one session may have under way at a node, which has room for it. Beyond it the node refuses. */
 export interface SessionLimits {
   readonly maxSlots: number;
-  /** Announced and not retired. */
+  /** Announced and not retired; each has one ATTEND under way at most. */
   readonly maxSteps: number;
   readonly maxStepRows: number;
 }
@@ -63,11 +68,12 @@ export interface Welcome {
   /** For people. */
   readonly node: string;
   readonly wireDtype: WireDtype;
-  /** Those of HELLO's that the node has. */
-  readonly capabilities: readonly Capability[];
+  /** A block holds so many tokens of one slot in one layer group. */
   readonly blockTokens: number;
   readonly blockBytes: number;
   readonly shardBlocks: readonly number[];
+  /** Threads that kernels run on. */
+  readonly workers: number;
   readonly limits: SessionLimits;
   /** That the node knows the token; null where it asked for none. */
   readonly proof: Uint8Array | null; // [PROOF_BYTES]
@@ -82,7 +88,6 @@ export function helloFrame(hello: Hello): OutgoingFrame {
     fingerprint: hello.fingerprint,
     kvDtype: hello.kvDtype,
     wireDtype: hello.wireDtype,
-    capabilities: hello.capabilities,
     connectedBy: hello.connectedBy,
     geometry: {
       layers: geometry.layers,
@@ -106,8 +111,7 @@ export function decodeHello(payload: Uint8Array): Hello {
     nonce: fields.hexBytes('nonce', NONCE_BYTES),
     fingerprint: fields.string('fingerprint', MAX_NAME_CHARS),
     kvDtype: fields.oneOf('kvDtype', ['f32', 'f16', 'bf16', 'int8']),
-    wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
-    capabilities: decodeCapabilities(fields),
+    wireDtype: fields.oneOf('wireDtype', ROW_DTYPES),
     geometry: decodeGeometry(fields.object('geometry')),
     ...(fields.has('connectedBy') && { connectedBy: fields.oneOf('connectedBy', ['engine', 'node']) }),
   };
@@ -126,11 +130,11 @@ export function decodeWelcome(payload: Uint8Array): Welcome {
   return {
     protocolVersion,
     node: foreignWords(fields.string('node', MAX_NAME_CHARS)),
-    wireDtype: fields.oneOf('wireDtype', ['f32', 'f16']),
-    capabilities: decodeCapabilities(fields),
+    wireDtype: fields.oneOf('wireDtype', ROW_DTYPES),
     blockTokens: fields.integer('blockTokens', 1, MAX_CONTEXT_TOKENS),
     blockBytes: fields.integer('blockBytes', 1, Number.MAX_SAFE_INTEGER),
     shardBlocks: fields.integers('shardBlocks', MAX_SHARDS, 0, 2 ** 32 - 1),
+    workers: fields.integer('workers', 1, MAX_WORKERS),
     limits: {
       maxSlots: limits.integer('maxSlots', 1, MAX_SLOTS),
       maxSteps: limits.integer('maxSteps', 1, 2 ** 20),
@@ -151,7 +155,8 @@ export function checkPromise(
   { geometry, kvDtype }: Pick<Hello, 'geometry' | 'kvDtype'>,
 ): void {
   const { layers, kvHeads, headDim } = geometry;
-  const bare = blockTokens * layers * kvHeads * headDim * 2 * KV_BYTES[kvDtype];
+  const groupLayers = layers / layerGroups(geometry).length;
+  const bare = blockTokens * groupLayers * kvHeads * headDim * 2 * KV_BYTES[kvDtype];
   if (blockBytes < bare || blockBytes > bare * MAX_BLOCK_OVERHEAD) {
     throw new ProtocolError(
       'BAD_PROMISE',
@@ -178,11 +183,6 @@ function checkVersion(fields: JsonFields): number {
   );
 }
 
-function decodeCapabilities(fields: JsonFields): readonly Capability[] {
-  const names = fields.strings('capabilities', 64, MAX_NAME_CHARS);
-  return CAPABILITIES.filter((name) => names.includes(name));
-}
-
 function decodeGeometry(fields: JsonFields): AttentionGeometry {
   const layers = fields.integer('layers', 1, MAX_LAYERS);
   const windows = fields.integers('windows', MAX_LAYERS, 0, MAX_CONTEXT_TOKENS);
@@ -198,6 +198,9 @@ function decodeGeometry(fields: JsonFields): AttentionGeometry {
     windows,
     maxContextTokens: fields.integer('maxContextTokens', 1, MAX_CONTEXT_TOKENS),
   };
+  if (geometry.headDim % 2 !== 0) {
+    throw new ProtocolError('BAD_FIELD', `HELLO.geometry: headDim must be even, not ${geometry.headDim}`);
+  }
   if (maxRowsPerFrame(geometry, 'f32') === 0) {
     throw new ProtocolError(
       'BAD_FIELD',
@@ -209,9 +212,9 @@ function decodeGeometry(fields: JsonFields): AttentionGeometry {
 
 /** Most rows that one ATTEND and its RESULT can carry within the frame cap. */
 export function maxRowsPerFrame(geometry: AttentionGeometry, dtype: WireDtype): number {
-  const attend = qkvRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype];
+  const attend = qkvRowBytes(geometry, dtype);
   const logSumExp = geometry.groupSize * geometry.kvHeads * 4;
-  const result = outputRowFloats(geometry) * WIRE_DTYPE_BYTES[dtype] + logSumExp;
+  const result = outputRowBytes(geometry, dtype) + logSumExp;
   const padding = SECTION_ALIGN; // between o and the log-sum-exp, once a frame
   return Math.min(MAX_ROWS, Math.floor((MAX_PAYLOAD_BYTES - padding) / Math.max(attend, result)));
 }

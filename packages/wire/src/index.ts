@@ -15,7 +15,6 @@ export * from './limits.ts';
 export * from './listen-policy.ts';
 export * from './memory-transport.ts';
 export * from './message-port-transport.ts';
-export * from './put-kv.ts';
 export * from './slot-frames.ts';
 export * from './step-frames.ts';
 export * from './told-once.ts';

@@ -108,15 +108,6 @@ export class JsonFields {
     return value as readonly number[];
   }
 
-  strings(name: string, maxCount: number, maxChars: number): readonly string[] {
-    const value = this.#get(name);
-    const ok = Array.isArray(value) && value.length <= maxCount;
-    if (!ok || !value.every((item) => typeof item === 'string' && item.length <= maxChars)) {
-      throw this.#fail(name, `a list of at most ${maxCount} strings`);
-    }
-    return value as readonly string[];
-  }
-
   object(name: string): JsonFields {
     const value = this.#get(name);
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#fail(name, 'an object');

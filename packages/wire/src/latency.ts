@@ -24,6 +24,9 @@ class DelayedTransport implements Transport {
   get bytesReceived(): number {
     return this.#inner.bytesReceived;
   }
+  get receiveCopies(): number {
+    return this.#inner.receiveCopies;
+  }
   get closed(): Promise<Error | undefined> {
     return this.#inner.closed;
   }

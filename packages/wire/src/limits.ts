@@ -21,7 +21,8 @@ export const MAX_STEP_ENTRIES = 65_536;
 export const MAX_SLOT_RECORDS = 65_536;
 export const MAX_SLOTS = 1_048_576;
 export const MAX_SHARDS = 1_024;
-/** What a shard's blocks may come to: it is one worker with one WASM memory, whose addresses have 32 bits. */
+export const MAX_WORKERS = 4_096;
+/** What a shard's blocks may come to: it is one WASM memory, whose addresses have 32 bits. */
 export const MAX_SHARD_BYTES = 2 ** 32;
 /**
  * A block over the bare size of its keys and values: head_dim padded to 8 and the scales of int8 make the smallest head_dim, 2, six

@@ -40,6 +40,7 @@ export class MemoryTransport implements Transport {
   readonly closed: Promise<Error | undefined>;
   bytesSent = 0;
   bytesReceived = 0;
+  readonly receiveCopies = 0;
   readonly #faults: MemoryFaults;
   readonly #queue: ChunkQueue;
   readonly #resolveClosed: (reason: Error | undefined) => void;

@@ -31,6 +31,7 @@ class MessagePortTransport implements Transport {
   readonly closed: Promise<Error | undefined>;
   bytesSent = 0;
   bytesReceived = 0;
+  readonly receiveCopies = 0;
   readonly #port: PortLike;
   readonly #queue = new ChunkQueue();
   readonly #resolveClosed: (reason: Error | undefined) => void;

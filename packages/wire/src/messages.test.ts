@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import {
   type AttentionGeometry,
   CapacityError,
+  encodeRows,
   GlinthawkError,
   type KvDtype,
   NodeLostError,
@@ -10,9 +11,18 @@ import {
 } from '@glinthawk/core';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { attendFrame, resultFrame, resultLayout } from './attend-frames.ts';
+import { attendFrame, qkvBytes, resultFrame, resultLayout } from './attend-frames.ts';
 import { authFrame, authProof, decodeAuth, equalBytes, randomNonce } from './auth.ts';
-import { byeFrame, decodeReason, decodeStats, drainFrame, pingFrame, pongFrame, statsFrame } from './control.ts';
+import {
+  byeFrame,
+  decodeReason,
+  decodeStats,
+  drainFrame,
+  type NodeStats,
+  pingFrame,
+  pongFrame,
+  statsFrame,
+} from './control.ts';
 import { decodeError, errorFrame, fromErrorMessage, toErrorMessage } from './error-frame.ts';
 import { encodeFrame, type Frame, type OutgoingFrame } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
@@ -30,7 +40,6 @@ import {
 import { bytesToHex, encodeJson, hexToBytes } from './json-payload.ts';
 import { MAX_CONTROL_BYTES, MAX_SLOTS } from './limits.ts';
 import { checkListenAllowed, isLoopback } from './listen-policy.ts';
-import { decodePutKv, putKvFrame } from './put-kv.ts';
 import { bytesOf, decodeFork, decodeFree, decodeOpen, forkFrame, freeFrame, openFrame } from './slot-frames.ts';
 import { decodeStep, retireFrame, stepFrame } from './step-frames.ts';
 
@@ -51,26 +60,39 @@ const geometry: AttentionGeometry = {
 };
 
 const hello: Hello = {
-  protocolVersion: 1,
+  protocolVersion: 2,
   clientId: '7a9d',
   nonce: new Uint8Array(32).map((_, i) => i),
   fingerprint: 'sha256:0123',
   geometry,
   kvDtype: 'f16',
   wireDtype: 'f32',
-  capabilities: ['log-sum-exp'],
 };
 
 const welcome: Welcome = {
-  protocolVersion: 1,
+  protocolVersion: 2,
   node: 'attention',
   wireDtype: 'f32',
-  capabilities: ['log-sum-exp'],
-  blockTokens: 64,
-  blockBytes: 4096,
-  shardBlocks: [1000, 1000],
+  blockTokens: 32,
+  blockBytes: 1024,
+  shardBlocks: [4000, 4000],
+  workers: 16,
   limits: { maxSlots: 1048576, maxSteps: 256, maxStepRows: 65536 },
   proof: null,
+};
+
+const stats: NodeStats = {
+  usedBlocks: 2,
+  openSlots: 2,
+  busyMs: 12.5,
+  allocatedBytes: 131072000,
+  kvBytesRead: 1e12,
+  appendedTokens: 40,
+  forkedTokens: 64,
+  pendingAttends: 1,
+  tensorBytesReceived: 4096,
+  bytesCopied: 4096,
+  tensorBytesSent: 2048,
 };
 
 const slot = (index: number, generation: number) => ({ index, generation });
@@ -89,7 +111,7 @@ describe('messages survive the way', () => {
   it('a WELCOME that promises what no node has is refused', () => {
     const { layers, kvHeads, headDim } = geometry;
     const promised = (change: Partial<Welcome>, kvDtype: KvDtype = 'f16') => {
-      const bare = { blockTokens: 16, blockBytes: 16 * layers * kvHeads * headDim * 4, shardBlocks: [64, 0] };
+      const bare = { blockTokens: 16, blockBytes: 16 * (layers / 2) * kvHeads * headDim * 4, shardBlocks: [64, 0] };
       return () => checkPromise({ ...welcome, ...bare, ...change }, { geometry, kvDtype });
     };
     expect(promised({})).not.toThrow();
@@ -97,6 +119,8 @@ describe('messages survive the way', () => {
     expect(promised({ blockBytes: 2 ** 53 - 1 })).toThrow(/a KV block of/);
     expect(promised({ shardBlocks: [64, 2 ** 32 - 1] })).toThrow(/a shard of 4294967295 blocks/);
     expect(promised({ shardBlocks: [] })).not.toThrow();
+    // Layers with a window and layers without are in groups, each with blocks of its own.
+    expect(promised({ blockBytes: 16 * layers * kvHeads * headDim * 2 * 8 + 1 })).toThrow(/takes 128 to 1024 bytes/);
   });
 
   it('HELLO of the deepest model that the caps allow', () => {
@@ -112,8 +136,18 @@ describe('messages survive the way', () => {
     fc.assert(
       fc.property(
         many(fc.record({ slot: anySlot, shard })),
-        many(fc.record({ parent: anySlot, child: anySlot, tokens: fc.nat(2 ** 30), shard })),
-        many(fc.record({ slot: anySlot, position: fc.nat(2 ** 20), count: fc.integer({ min: 1, max: 2000 }) })),
+        many(fc.record({ parent: anySlot, child: anySlot, tokens: fc.nat(2 ** 30) })),
+        many(
+          fc.record(
+            {
+              slot: anySlot,
+              position: fc.nat(2 ** 20),
+              count: fc.integer({ min: 1, max: 2000 }),
+              visit: fc.constant(true),
+            },
+            { requiredKeys: ['slot', 'position', 'count'] },
+          ),
+        ),
         fc.maxSafeNat(),
         (opens, forks, entries, id) => {
           expect(decodeOpen(received(openFrame(opens)))).toEqual(opens);
@@ -127,16 +161,7 @@ describe('messages survive the way', () => {
     );
   });
 
-  it('PUT_KV', () => {
-    const k = new Uint8Array(3 * 2 * 2).fill(1);
-    const put = { slot: slot(1, 2), position: 9, layer: 1, tokens: 3, dtype: 'f16' as const, k, v: k.map(() => 2) };
-    const frame = received(putKvFrame(put));
-    expect(decodePutKv(frame, geometry)).toEqual(put);
-    expect(() => decodePutKv(frame, { ...geometry, headDim: 4 })).toThrow(ProtocolError);
-  });
-
   it('STATS, DRAIN, BYE', () => {
-    const stats = { usedBlocks: 3, openSlots: 1, busyMs: 2.5, allocatedBytes: 1e12 };
     expect(decodeStats(received(statsFrame(4, stats)).payload)).toEqual(stats);
     expect(decodeReason('DRAIN', received(drainFrame('soon')).payload)).toBe('soon');
     expect(decodeReason('BYE', received(byeFrame('done')).payload)).toBe('done');
@@ -154,6 +179,11 @@ describe('messages survive the way', () => {
     expect(toErrorMessage(new Error('x'.repeat(1e6))).message.length).toBeLessThanOrEqual(4096);
   });
 
+  it('rows of int8 lie with their scales', () => {
+    expect(qkvBytes(geometry, 3, 'int8')).toBe(3 * (8 + 4 * 4));
+    expect(resultLayout(geometry, 3, 'int8', true)).toEqual({ outputBytes: 36, logSumExpOffset: 48, payloadBytes: 72 });
+  });
+
   it('RESULT has the log-sum-exp on a 16-byte boundary', () => {
     const layout = resultLayout(geometry, 3, 'f16', true); // o: 3 · 4 halves = 24 bytes
     expect(layout).toEqual({ outputBytes: 24, logSumExpOffset: 32, payloadBytes: 32 + 3 * 2 * 4 });
@@ -168,10 +198,11 @@ describe('a message is refused', () => {
   const json = (change: object) =>
     encodeJson('HELLO', { ...JSON.parse(new TextDecoder().decode(helloPayload)), ...change });
   it.each([
-    ['another protocol version', { protocolVersion: 2 }, 'WRONG_VERSION'],
+    ['another protocol version', { protocolVersion: 1 }, 'WRONG_VERSION'],
     ['a short nonce', { nonce: '00' }, 'BAD_FIELD'],
     ['an unknown KV dtype', { kvDtype: 'f64' }, 'BAD_FIELD'],
-    ['int8 on the wire, which is reserved', { wireDtype: 'int8' }, 'BAD_FIELD'],
+    ['bf16 on the wire', { wireDtype: 'bf16' }, 'BAD_FIELD'],
+    ['an odd head_dim', { geometry: { ...geometry, headDim: 3 } }, 'BAD_FIELD'],
     ['no geometry', { geometry: null }, 'BAD_FIELD'],
     ['too few windows', { geometry: { ...geometry, windows: [0] } }, 'BAD_FIELD'],
     ['a million layers', { geometry: { ...geometry, layers: 1e6 } }, 'BAD_FIELD'],
@@ -197,10 +228,24 @@ describe('a message is refused', () => {
     expect(() => byeFrame('x'.repeat(MAX_CONTROL_BYTES))).toThrow(/cap/);
   });
 
+  it('STEP with an unknown flag', () => {
+    const frame = received(stepFrame({ id: 1, entries: [{ slot: slot(0, 1), position: 0, count: 2 }] }));
+    const payload = frame.payload.slice();
+    payload[16] = 2;
+    expect(() => decodeStep({ ...frame, payload })).toThrow(expect.objectContaining({ code: 'BAD_FIELD' }));
+    payload[16] = 1;
+    expect(decodeStep({ ...frame, payload }).entries[0]?.visit).toBe(true);
+  });
+
+  it('STATS with a count that is none', () => {
+    expect(() => decodeStats(encodeJson('STATS', { ...stats, kvBytesRead: -1 }))).toThrow(/kvBytesRead/);
+    expect(() => decodeStats(encodeJson('STATS', { ...stats, bytesCopied: undefined }))).toThrow(/bytesCopied/);
+  });
+
   it('STEP whose rows are not its entries, or that has an empty one', () => {
     const frame = received(stepFrame({ id: 1, entries: [{ slot: slot(0, 1), position: 0, count: 2 }] }));
     expect(() => decodeStep({ ...frame, header: { ...frame.header, rows: 3 } })).toThrow(/2/);
-    const empty = new Uint8Array(16);
+    const empty = new Uint8Array(20);
     expect(() => decodeStep({ header: { ...frame.header, rows: 1 }, payload: empty })).toThrow(/without rows/);
   });
 });
@@ -208,7 +253,7 @@ describe('a message is refused', () => {
 it('the rows of a frame fit its cap, both ways', () => {
   const dims = fc.integer({ min: 1, max: 256 });
   fc.assert(
-    fc.property(dims, dims, dims, fc.constantFrom('f32', 'f16'), (kvHeads, groupSize, headDim, dtype) => {
+    fc.property(dims, dims, dims, fc.constantFrom('f32', 'f16', 'int8'), (kvHeads, groupSize, headDim, dtype) => {
       const shape = { ...geometry, kvHeads, groupSize, headDim };
       const rows = maxRowsPerFrame(shape, dtype);
       if (rows === 0) return;
@@ -258,9 +303,14 @@ describe('the token', () => {
 });
 
 /** One frame of every type; docs/protocol.md shows each under the same name. */
-function documented(): Record<FrameName | 'AUTH answer' | 'ERROR of one ATTEND' | 'STATS request', OutgoingFrame> {
+function documented(): Record<
+  FrameName | 'AUTH answer' | 'ERROR of one ATTEND' | 'STATS request' | 'ATTEND in int8',
+  OutgoingFrame
+> {
   const floats = (...values: number[]) => bytesOf(new Float32Array(values));
   const proof = authProof(token, 'engine', helloPayload, nodeNonce);
+  const int8Row = new Uint8Array(qkvBytes(geometry, 1, 'int8'));
+  encodeRows('int8', 4, 2, new Float32Array([127, -64, 2, 1, 0.5, -0.5, 0, 0]), int8Row);
   const full = { code: 'KV_FULL', kind: 'capacity', message: 'no KV block is free' } as const;
   return {
     HELLO: helloFrame(hello),
@@ -272,7 +322,7 @@ function documented(): Record<FrameName | 'AUTH answer' | 'ERROR of one ATTEND' 
     PING: pingFrame(3),
     PONG: pongFrame(3),
     'STATS request': statsFrame(1),
-    STATS: statsFrame(1, { usedBlocks: 2, openSlots: 2, busyMs: 12.5, allocatedBytes: 131072000 }),
+    STATS: statsFrame(1, stats),
     DRAIN: drainFrame('maintenance'),
     BYE: byeFrame('done'),
     OPEN: openFrame([
@@ -280,12 +330,12 @@ function documented(): Record<FrameName | 'AUTH answer' | 'ERROR of one ATTEND' 
       { slot: slot(5, 2), shard: 1 },
     ]),
     FREE: freeFrame([slot(0, 1)]),
-    FORK: forkFrame([{ parent: slot(5, 2), child: slot(6, 1), tokens: 64, shard: 1 }]),
+    FORK: forkFrame([{ parent: slot(5, 2), child: slot(6, 1), tokens: 64 }]),
     STEP: stepFrame({
       id: 7,
       entries: [
         { slot: slot(0, 1), position: 0, count: 2 },
-        { slot: slot(5, 2), position: 99, count: 1 },
+        { slot: slot(5, 2), position: 99, count: 1, visit: true },
       ],
     }),
     ATTEND: attendFrame(
@@ -298,15 +348,7 @@ function documented(): Record<FrameName | 'AUTH answer' | 'ERROR of one ATTEND' 
       floats(1.5, -1.5),
     ),
     RETIRE: retireFrame(7),
-    PUT_KV: putKvFrame({
-      slot: slot(5, 2),
-      position: 64,
-      layer: 1,
-      tokens: 1,
-      dtype: 'f16',
-      k: hexToBytes('003c0040'),
-      v: hexToBytes('00bc00c0'),
-    }),
+    'ATTEND in int8': attendFrame({ id: 7, layer: 1, rows: 1, dtype: 'int8', wantsLogSumExp: false }, int8Row),
   };
 }
 

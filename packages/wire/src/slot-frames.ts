@@ -15,12 +15,11 @@ export interface OpenRecord {
   readonly shard: number;
 }
 
-/** `child` begins with the first `tokens` tokens of `parent`, which it shares until either writes. */
+/** `child` begins, on the parent's shard, with the first `tokens` tokens of `parent`: whole blocks are shared. */
 export interface ForkRecord {
   readonly parent: WireSlot;
   readonly child: WireSlot;
   readonly tokens: number;
-  readonly shard: number;
 }
 
 export function openFrame(records: readonly OpenRecord[]): OutgoingFrame {
@@ -62,8 +61,8 @@ export function decodeFree({ payload }: Frame): WireSlot[] {
 
 export function forkFrame(records: readonly ForkRecord[]): OutgoingFrame {
   const words = new Uint32Array((records.length * FORK_RECORD_BYTES) / 4);
-  records.forEach(({ parent, child, tokens, shard }, i) => {
-    words.set([parent.index, parent.generation, child.index, child.generation, tokens, shard, 0, 0], i * 8);
+  records.forEach(({ parent, child, tokens }, i) => {
+    words.set([parent.index, parent.generation, child.index, child.generation, tokens], i * 5);
   });
   return frame(FrameType.FORK, { rows: records.length }, [bytesOf(words)]);
 }
@@ -72,14 +71,10 @@ export function forkFrame(records: readonly ForkRecord[]): OutgoingFrame {
 export function decodeFork({ payload }: Frame): ForkRecord[] {
   const words = wordsOf(payload);
   const records: ForkRecord[] = [];
-  for (let at = 0; at < words.length; at += 8) {
+  for (let at = 0; at < words.length; at += 5) {
     const tokens = words[at + 4] as number;
-    const shard = words[at + 5] as number;
     if (tokens > MAX_CONTEXT_TOKENS) throw new ProtocolError('BAD_FIELD', `FORK: ${tokens} tokens`);
-    if (shard >= MAX_SHARDS) throw new ProtocolError('BAD_SHARD', `FORK: shard ${shard} of at most ${MAX_SHARDS}`);
-    requireZero('FORK', words[at + 6]);
-    requireZero('FORK', words[at + 7]);
-    records.push({ parent: slotAt(words, at), child: slotAt(words, at + 2), tokens, shard });
+    records.push({ parent: slotAt(words, at), child: slotAt(words, at + 2), tokens });
   }
   return records;
 }
@@ -91,7 +86,7 @@ export function slotAt(words: Uint32Array, at: number): WireSlot {
   return { index, generation: words[at + 1] as number };
 }
 
-export function requireZero(what: string, word: number | undefined): void {
+function requireZero(what: string, word: number | undefined): void {
   if (word !== 0) throw new ProtocolError('BAD_FIELD', `${what}: a reserved word is not zero`);
 }
 

@@ -9,6 +9,8 @@ export interface Transport extends AsyncIterable<Uint8Array> {
   readonly name: string;
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  /** How often what is received is copied in this process before it is given out, decryption aside. */
+  readonly receiveCopies: number;
   /**
    * Sends the parts in order, in as few writes as the medium allows. Resolves when they were handed on and may be changed, and
    * there is room for more; not before the previous send resolved may the next begin.

@@ -60,6 +60,7 @@ class WebSocketTransport implements Transport {
   readonly closed: Promise<Error | undefined>;
   bytesSent = 0;
   bytesReceived = 0;
+  readonly receiveCopies = 0;
   readonly #socket: WebSocket;
   readonly #queue = new ChunkQueue();
   #reason: Error | undefined;

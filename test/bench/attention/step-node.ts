@@ -9,8 +9,8 @@ let pool: WatchedPool | null = null;
 const server = await serveAttention({
   host: '127.0.0.1',
   port: 0,
-  createBackend: async (geometry, { kvDtype }) => {
-    pool = await createWatchedPool(geometry, kvDtype, workers, memoryBytes);
+  createBackend: async (geometry, { kvDtype, rowDtype }) => {
+    pool = await createWatchedPool(geometry, kvDtype, workers, memoryBytes, rowDtype);
     return pool.backend;
   },
 });

@@ -4,10 +4,17 @@
  */
 import { existsSync, openSync, readSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
+import { attentionKernelInfo, layerGroups } from '@glinthawk/attention';
 import { outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { instantiateKernel } from '../../../packages/attention/src/kernel.ts';
 import { planShards } from '../../../packages/attention/src/plan-shards.ts';
-import { stagingLayout, writeConfig, writeStep } from '../../../packages/attention/src/shard.ts';
+import {
+  type KernelEntry,
+  layOutStep,
+  type StepLayout,
+  writeConfig,
+  writeStep,
+} from '../../../packages/attention/src/step-layout.ts';
 import { createMemory, WasmHeap } from '../../../packages/attention/src/wasm-heap.ts';
 import { randomSource } from '../../kernels/attention-cases.ts';
 import {
@@ -41,26 +48,34 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const { work, share, data, kvDtype, layers } = thread;
   const mine: Work = { ...work, kvHeads: share.kvHeads, sequences: share.sequences };
   const geometry = geometryOf(mine, layers);
-  const { layout, heapBytes } = planShards(geometry, { kvDtype, workers: 1, memoryBytes: KEPT_BYTES });
-  const memory = createMemory(heapBytes, true);
-  const heap = new WasmHeap(memory, heapBytes);
+  const {
+    layout,
+    heap: heapPlan,
+    tableBlocks,
+  } = planShards(geometry, { kvDtype, workers: 1, memoryBytes: KEPT_BYTES });
+  const memory = createMemory(heapPlan, true);
+  const heap = new WasmHeap(memory, heapPlan);
   const kernel = instantiateKernel(thread.module, memory);
   const peaks = new WebAssembly.Instance(thread.peaks, { env: { memory } }).exports as unknown as Peaks;
-  const config = writeConfig(heap, geometry, kvDtype, layout);
+  const kernels = { kvDtype, rowDtype: 'f32', layout, tableBlocks, int8: attentionKernelInfo().int8 } as const;
+  const config = writeConfig(heap, { ...kernels, geometry, groups: layerGroups(geometry) });
 
-  // Blocks of all sequences in random order, so that pages lie anywhere in memory.
-  const blocksEach = Math.ceil(work.context / layout.blockTokens);
-  const blocks = Array.from({ length: share.sequences * blocksEach }, () => heap.allocate(layout.blockBytes));
-  const kvStart = blocks[0] as number;
-  const kvBytes = blocks.length * layout.blockBytes;
+  // Frames of all sequences in random order, so that pages lie anywhere in memory; a sequence's blocks fill frame after frame.
+  const { frameBlocks, pageTokens } = layout;
+  const framesEach = Math.ceil(work.context / pageTokens);
+  const frames = Array.from({ length: share.sequences * framesEach }, (_, i) => heap.block(i * frameBlocks));
+  const kvStart = frames[0] as number;
+  const kvBytes = frames.length * layout.frameBytes;
   const random = randomSource(thread.index + 77);
-  for (let i = blocks.length - 1; i > 0; i--) {
+  for (let i = frames.length - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1));
-    [blocks[i], blocks[j]] = [blocks[j] as number, blocks[i] as number];
+    [frames[i], frames[j]] = [frames[j] as number, frames[i] as number];
   }
   const tables = Array.from({ length: share.sequences }, (_, s) => {
-    const table = heap.allocate(4 * blocksEach);
-    heap.u32.set(blocks.slice(s * blocksEach, (s + 1) * blocksEach), table / 4);
+    const table = heap.allocate(4 * tableBlocks);
+    const mine = frames.slice(s * framesEach, (s + 1) * framesEach);
+    const blocks = mine.flatMap((frame) => Array.from({ length: frameBlocks }, (_, i) => frame + i));
+    heap.u32.set(blocks.slice(0, tableBlocks), table / 4);
     return table;
   });
 
@@ -79,25 +94,32 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
     heap.f32.set(data.v.subarray(from, from + kvFloats), to + queryFloats + kvFloats);
   };
 
+  const stage = (entries: readonly KernelEntry[]): { readonly step: number; readonly staging: StepLayout } => {
+    const staging = layOutStep({ geometry, rowDtype: 'f32', layout }, entries, 1);
+    const step = heap.stage(staging.bytes);
+    writeStep(heap, step, staging, entries);
+    return { step, staging };
+  };
+
   // The first period of the first sequence is appended by the kernels, with a window of 1 to leave out the attention; all other
-  // blocks are copies of its blocks.
-  const fillConfig = writeConfig(heap, geometryOf(mine, layers, 1), kvDtype, layout);
+  // frames are copies of its frames.
+  const narrow = geometryOf(mine, layers, 1);
+  const fillConfig = writeConfig(heap, { ...kernels, geometry: narrow, groups: layerGroups(narrow) });
   for (let position = 0; position < data.period; position += FILL_TOKENS) {
     const count = Math.min(FILL_TOKENS, data.period - position);
-    const staging = stagingLayout(geometry, 1, count);
-    const step = heap.stage(staging.bytes);
-    writeStep(heap, step, [{ blockTable: tables[0] as number, position, count }]);
+    const entry = { tables: tables[0] as number, position, count, stored: position + count, visit: false };
+    const { step, staging } = stage([entry]);
     for (let i = 0; i < count; i++) writeRow((step + staging.qkv) / 4 + i * rowFloats, position + i, null);
-    kernel.attend(fillConfig, step, 0, step + staging.qkv, step + staging.output, 0);
+    kernel.attend(fillConfig, step, 0, 0, staging.plan.tasks.length);
     heap.unstage(step, staging.bytes);
   }
   const bytes = new Uint8Array(memory.buffer);
   const layerBytes = share.kvHeads * layout.pageBytes;
-  const periodBlocks = Math.ceil(data.period / layout.blockTokens);
-  for (const [i, block] of blocks.entries()) {
-    const from = blocks[(i % blocksEach) % periodBlocks] as number;
+  const periodFrames = Math.ceil(data.period / pageTokens);
+  for (const [i, frame] of frames.entries()) {
+    const from = frames[(i % framesEach) % periodFrames] as number;
     for (let layer = 0; layer < layers; layer++) {
-      const to = block + layer * layerBytes;
+      const to = frame + layer * layerBytes;
       if (to !== from) bytes.copyWithin(to, from, from + layerBytes);
     }
   }
@@ -105,20 +127,16 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const position = context - chunk;
   const { pieceSequences } = thread;
   const rows = pieceSequences * chunk;
-  const staging = stagingLayout(geometry, pieceSequences, rows);
   const steps = Array.from({ length: share.sequences / pieceSequences }, (_, piece) => {
-    const step = heap.stage(staging.bytes);
     const first = piece * pieceSequences;
-    writeStep(
-      heap,
-      step,
-      tables.slice(first, first + pieceSequences).map((blockTable) => ({ blockTable, position, count: chunk })),
-    );
+    const members = tables.slice(first, first + pieceSequences);
+    const staged = stage(members.map((tables) => ({ tables, position, count: chunk, stored: context, visit: false })));
+    const qkv = (staged.step + staged.staging.qkv) / 4;
     for (let row = 0; row < rows; row++) {
       const queryRow = (share.firstSequence + first) * chunk + row;
-      writeRow((step + staging.qkv) / 4 + row * rowFloats, position + (row % chunk), queryRow);
+      writeRow(qkv + row * rowFloats, position + (row % chunk), queryRow);
     }
-    return step;
+    return staged;
   });
 
   let piece = 0; // of all layers
@@ -127,9 +145,9 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
     switch (what) {
       case 'attend':
         for (let i = 0; i < n; i++) {
-          const step = steps[piece % steps.length] as number;
+          const { step, staging } = steps[piece % steps.length] as (typeof steps)[number];
           const layer = Math.floor(piece / steps.length);
-          kernel.attend(config, step, layer, step + staging.qkv, step + staging.output, 0);
+          kernel.attend(config, step, layer, 0, staging.plan.tasks.length);
           piece = (piece + 1) % (steps.length * layers);
         }
         return;
@@ -155,7 +173,7 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
       case 'output': {
         const narrow = outputRowFloats(geometry);
         for (let row = 0; row < share.sequences * chunk; row++) {
-          const step = steps[Math.floor(row / rows)] as number;
+          const { step, staging } = steps[Math.floor(row / rows)] as (typeof steps)[number];
           const from = (step + staging.output) / 4 + (row % rows) * narrow;
           const to = ((share.firstSequence * chunk + row) * work.kvHeads + share.firstHead) * group * headDim;
           thread.output.set(heap.f32.subarray(from, from + narrow), to);

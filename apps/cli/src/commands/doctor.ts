@@ -1,10 +1,10 @@
 /** `glinthawk doctor`: what this machine has, what will be used of it and why; with a model, whether its weights are sound. */
 import { availableParallelism, cpus, totalmem } from 'node:os';
-import { attentionKernelInfo } from '@glinthawk/attention';
+import { type AttentionKernelInfo, attentionKernelInfo } from '@glinthawk/attention';
 import { type GpuAdapterReport, hardwareAdapter } from '@glinthawk/dense';
 import { checkWeights, describeModel, openModel, type WeightCheck } from '@glinthawk/model';
 import { EXIT } from '../failure.ts';
-import { bytes, count, millions, table } from '../format.ts';
+import { bytes, count, gigabytesPerSecond, millions, table } from '../format.ts';
 import { type MemoryBandwidth, measureMemoryBandwidth } from '../memory-bandwidth.ts';
 import { probeAdaptersApart } from '../probe-adapters.ts';
 import type { Screen } from '../screen.ts';
@@ -87,6 +87,8 @@ async function examine(modelPath: string | undefined): Promise<Report> {
       relaxedSimd: kernels.relaxedSimd,
       threads: kernels.sharedMemory,
       kernels: kernels.build,
+      int8: kernels.int8,
+      int8Reason: int8Reason(kernels),
     },
     adapters: probe.adapters,
     gpuUnavailable: probe.unavailable,
@@ -94,6 +96,20 @@ async function examine(modelPath: string | undefined): Promise<Report> {
     dense,
     model: modelPath === undefined ? null : await examineModel(modelPath, dense.kind),
   };
+}
+
+/** Why int8 KV is multiplied as it is. */
+function int8Reason({ int8, relaxedSimd }: AttentionKernelInfo): string {
+  switch (int8) {
+    case 'dot':
+      return '16 products an instruction: relaxed dots take unsigned bytes here, as with AVX-VNNI';
+    case 'pairs':
+      return relaxedSimd
+        ? '8 products an instruction, of int16: relaxed dots take no unsigned bytes here, as without AVX-VNNI'
+        : '8 products an instruction, of int16: dots of bytes need relaxed SIMD';
+    default:
+      return int8 satisfies never;
+  }
 }
 
 /** (module (func (result v128) i32.const 0  i8x16.splat)) */
@@ -135,7 +151,7 @@ function describe(report: Report): string {
         ['memory', `${bytes(Number(machine.memoryBytes))}, ${bytes(Number(machine.freeBytes))} free`],
         ...report.memoryBandwidth.map(({ threads, bytesPerSecond }): [string, string] => [
           threads === 1 ? 'reads' : '',
-          `${(bytesPerSecond / 1e9).toFixed(1)} GB/s with ${threads} thread${threads === 1 ? '' : 's'}`,
+          `${gigabytesPerSecond(bytesPerSecond)} with ${threads} thread${threads === 1 ? '' : 's'}`,
         ]),
         ['Node', `${machine.node} (V8 ${machine.v8})`],
       ],
@@ -150,6 +166,7 @@ function describe(report: Report): string {
           'kernels',
           wasm.relaxedSimd ? 'relaxed: multiply-add in one instruction' : 'plain: this Node has no relaxed SIMD',
         ],
+        ['int8 KV', `${wasm.int8}: ${wasm.int8Reason}`],
       ],
       '  ',
     )}`,

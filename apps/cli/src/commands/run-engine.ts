@@ -31,7 +31,7 @@ export function checkLengths(
     if (openEnded > 0) {
       logger.warn(
         `${plural(openEnded, 'chat request')} without max_tokens: an answer ends ("length") where prompt and answer come to ` +
-          `${count(room)} tokens, which is what one attention worker's KV memory holds of the context of ${count(contextTokens)}`,
+          `${count(room)} tokens, which is what the KV memory holds of the context of ${count(contextTokens)}`,
       );
     }
     return;
@@ -40,13 +40,13 @@ export function checkLengths(
   throw new InputError(
     'KV_MEMORY',
     `${plural(tooLong.length, 'request')} can't fit the KV memory: prompt and max_tokens come to ${count(longest)} tokens, ` +
-      `and one attention worker holds ${count(room)}`,
+      `and it holds ${count(room)}`,
     { hint: KV_HINT },
   );
 }
 
 const KV_HINT =
-  'give more memory (--kv-memory here, --memory at the nodes), fewer workers (--attention local:1), a smaller --kv, or lower max_tokens or --context';
+  'give more memory (--kv-memory here, --memory at the nodes), more nodes, a smaller --kv, or lower max_tokens or --context';
 
 /** What doesn't fit at all is the flags' fault. */
 function explainedCapacity(thrown: unknown): unknown {
@@ -116,12 +116,6 @@ export async function openEngine(
     );
   } else if (joining !== null) {
     screen.line(`attention  nodes that join at ${joining.url}`);
-  }
-  const isLocal = flags.attention.length === 1 && flags.attention[0]?.type === 'local';
-  if (flags.kvMemory !== undefined && isLocal && kvCapacityBytes < 0.9 * flags.kvMemory) {
-    logger.warn(
-      `of the ${bytes(flags.kvMemory)} asked for, KV takes ${bytes(kvCapacityBytes)}: a worker's memory ends at 4 GiB, more workers take more`,
-    );
   }
   return { engine, joining };
 }

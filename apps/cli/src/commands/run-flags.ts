@@ -1,5 +1,5 @@
 /** What `glinthawk run` was asked for, as its flags say. */
-import type { KvDtype } from '@glinthawk/core';
+import type { KvDtype, RowDtype } from '@glinthawk/core';
 import type { AttentionPlace } from '../arguments.ts';
 import type { DenseFlag, WeightsFlag } from '../tiers.ts';
 import type { TlsFlags } from '../tls.ts';
@@ -16,7 +16,7 @@ export interface RunFlags extends TokenFlags, TlsFlags {
   readonly attention: readonly AttentionPlace[];
   readonly kv: KvDtype;
   readonly kvMemory?: number;
-  readonly wire: 'f32' | 'f16';
+  readonly wire: RowDtype;
   readonly tlsCa?: string;
   readonly origin?: readonly string[];
   readonly context?: number;

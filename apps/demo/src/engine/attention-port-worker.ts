@@ -19,7 +19,8 @@ const scope = globalThis as unknown as {
 scope.onmessage = ({ data: { name, memoryBytes, port } }) => {
   const node = new AttentionNode({
     name,
-    createBackend: (geometry, { kvDtype }) => createInlineAttention(geometry, { kvDtype, memoryBytes, name }),
+    createBackend: (geometry, { kvDtype, rowDtype }) =>
+      createInlineAttention(geometry, { kvDtype, rowDtype, memoryBytes, name }),
   });
   const transport = messagePortTransport(port, name);
   node.accept(transport);

@@ -151,10 +151,15 @@ export class EngineTier {
     };
   }
 
+  /** One a sequence and node, whatever parts of it lie there. */
   #residents(): readonly Resident[] {
-    return this.engine
-      .residents()
-      .map(({ requestId, node, blocks, tokens }) => ({ id: requestId, node, blocks, tokens }));
+    const residents = new Map<string, Resident>();
+    for (const { requestId: id, node, blocks, tokens } of this.engine.residents()) {
+      const key = `${node} ${id}`;
+      const part = residents.get(key);
+      residents.set(key, { id, node, blocks: blocks + (part?.blocks ?? 0), tokens: tokens + (part?.tokens ?? 0) });
+    }
+    return [...residents.values()];
   }
 
   async close(): Promise<void> {

@@ -17,7 +17,7 @@ function slowSource(workMs: number, fails = false): AttentionSource {
   let working = Promise.resolve();
   const backend = {
     name: 'slow',
-    capacity: { blockTokens: 16, blockBytes: 64, shards: [{ blocks: 4 }] },
+    capacity: { blockTokens: 16, blockBytes: 64, shards: [{ blocks: 4 }], workers: 1 },
     lost: new Promise(() => {}),
     attend: () => {
       working = working.then(async () => {

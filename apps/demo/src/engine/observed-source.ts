@@ -132,7 +132,7 @@ class ObservedBackend implements AttentionBackend {
     const endedMs = returnedMs - wayMs;
     let beganMs = arrivedMs + wayMs;
     // A node of one worker does one thing after the other: it began when it was done with what came before.
-    if (this.capacity.shards.length === 1) beganMs = Math.min(endedMs, Math.max(beganMs, this.#lastEndedMs));
+    if (this.capacity.workers === 1) beganMs = Math.min(endedMs, Math.max(beganMs, this.#lastEndedMs));
     this.#lastEndedMs = endedMs;
     this.#source.times.put(stepId, {
       layer,

@@ -1,13 +1,14 @@
 /** A backend that counts its attends, and says what it holds while it is open; everything else is the backend's own. */
 import type {
-  AttentionBackend,
   AttentionCapacity,
   AttentionLimits,
   AttentionStats,
   AttentionStep,
   Slot,
+  StagedAttention,
+  StagedRows,
 } from '@glinthawk/attention';
-import type { AttentionGeometry, KvDtype, NodeLostError } from '@glinthawk/core';
+import type { AttentionGeometry, KvDtype, NodeLostError, RowDtype } from '@glinthawk/core';
 
 /** Over all sessions of a node. */
 export interface AttendCount {
@@ -16,22 +17,24 @@ export interface AttendCount {
   capacity: AttentionCapacity | null;
 }
 
-export class CountedBackend implements AttentionBackend {
+export class CountedBackend implements StagedAttention {
   readonly name: string;
   readonly geometry: AttentionGeometry;
   readonly kvDtype: KvDtype;
+  readonly rowDtype: RowDtype;
   readonly capacity: AttentionCapacity;
   readonly limits?: AttentionLimits;
   readonly lost: Promise<NodeLostError>;
-  readonly #inner: AttentionBackend;
+  readonly #inner: StagedAttention;
   readonly #count: AttendCount;
 
-  constructor(inner: AttentionBackend, count: AttendCount) {
+  constructor(inner: StagedAttention, count: AttendCount) {
     this.#inner = inner;
     this.#count = count;
     this.name = inner.name;
     this.geometry = inner.geometry;
     this.kvDtype = inner.kvDtype;
+    this.rowDtype = inner.rowDtype;
     this.capacity = inner.capacity;
     if (inner.limits !== undefined) this.limits = inner.limits;
     this.lost = inner.lost;
@@ -63,6 +66,15 @@ export class CountedBackend implements AttentionBackend {
   ): Promise<void> {
     this.#count.attends++;
     return this.#inner.attend(stepId, layer, qkv, output, logSumExp);
+  }
+
+  staged(stepId: number): StagedRows {
+    return this.#inner.staged(stepId);
+  }
+
+  attendStaged(stepId: number, layer: number, logSumExp?: Float32Array): Promise<void> {
+    this.#count.attends++;
+    return this.#inner.attendStaged(stepId, layer, logSumExp);
   }
 
   retire(stepId: number): void {

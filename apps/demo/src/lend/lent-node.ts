@@ -37,8 +37,11 @@ export class LentNode {
     this.#node = new AttentionNode({
       name,
       ...(token === null ? {} : { token }),
-      createBackend: async (geometry, { kvDtype }) =>
-        new CountedBackend(await createInlineAttention(geometry, { kvDtype, memoryBytes, name }), this.#count),
+      createBackend: async (geometry, { kvDtype, rowDtype }) =>
+        new CountedBackend(
+          await createInlineAttention(geometry, { kvDtype, rowDtype, memoryBytes, name }),
+          this.#count,
+        ),
     });
     this.#running = this.#run();
   }
@@ -48,8 +51,7 @@ export class LentNode {
     const { usedBlocks, openSlots, busyMs, bytesReceived, bytesSent, session } = this.#node.stats();
     const now = performance.now();
     const elapsedMs = Math.max(1, now - this.#measured.atMs);
-    // A new session counts from zero.
-    const spentMs = busyMs >= this.#measured.busyMs ? busyMs - this.#measured.busyMs : busyMs;
+    const spentMs = busyMs - this.#measured.busyMs;
     this.#measured = { atMs: now, busyMs };
     const { capacity, attends } = this.#count;
     return {

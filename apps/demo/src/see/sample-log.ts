@@ -186,7 +186,9 @@ export class SampleLog {
     // A counter that fell counts from 0.
     const since = (name: keyof Counters) =>
       counters[name] - (counters[name] < this.#before[name] ? 0 : this.#before[name]);
-    const contextTokens = residents.reduce((total, { tokens }) => total + tokens, 0) / Math.max(1, residents.length);
+    // A sequence may have parts at several nodes.
+    const sequences = new Set(residents.map(({ id }) => id)).size;
+    const contextTokens = residents.reduce((total, { tokens }) => total + tokens, 0) / Math.max(1, sequences);
     return {
       generatedTokens: since('generatedTokens'),
       steps: since('steps'),

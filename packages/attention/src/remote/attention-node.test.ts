@@ -1,5 +1,5 @@
 /** A node facing an engine that doesn't keep to the protocol: it says what was wrong, drops it, and serves the next. */
-import { type AttentionGeometry, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
+import { type AttentionGeometry, qkvRowFloats } from '@glinthawk/core';
 import {
   attendFrame,
   authFrame,
@@ -10,6 +10,7 @@ import {
   drainFrame,
   type ErrorMessage,
   encodeFrame,
+  type ForkRecord,
   FrameType,
   forkFrame,
   frame,
@@ -19,8 +20,9 @@ import {
   memoryTransportPair,
   type OutgoingFrame,
   openFrame,
+  outputBytes,
   pingFrame,
-  putKvFrame,
+  qkvBytes,
   randomNonce,
   resultFrame,
   retireFrame,
@@ -41,14 +43,13 @@ const geometry: AttentionGeometry = {
   maxContextTokens: 64,
 };
 const hello: Hello = {
-  protocolVersion: 1,
+  protocolVersion: 2,
   clientId: 'raw',
   nonce: randomNonce(),
   fingerprint: 'm',
   geometry,
   kvDtype: 'f32',
   wireDtype: 'f32',
-  capabilities: [],
 };
 const slot = { index: 0, generation: 1 };
 const entries = [{ slot, position: 0, count: 2 }];
@@ -63,8 +64,8 @@ afterEach(async () => {
 });
 
 function makeNode(options: Partial<AttentionNodeOptions> = {}): AttentionNode {
-  const createBackend: AttentionNodeOptions['createBackend'] = async (shape, { kvDtype }) =>
-    new NaiveBackend(shape, kvDtype, { shards: 2 });
+  const createBackend: AttentionNodeOptions['createBackend'] = async (shape, { kvDtype, rowDtype }) =>
+    new NaiveBackend(shape, kvDtype, { shards: 2, rowDtype });
   const node = new AttentionNode({ createBackend, ...options });
   nodes.push(node);
   return node;
@@ -100,7 +101,7 @@ async function refusal(connection: Connection, ...frames: OutgoingFrame[]): Prom
 
 describe('before the session', () => {
   it.each<[string, OutgoingFrame, string]>([
-    ['another protocol version', helloFrame({ ...hello, protocolVersion: 2 }), 'WRONG_VERSION'],
+    ['another protocol version', helloFrame({ ...hello, protocolVersion: 1 }), 'WRONG_VERSION'],
     ['something else than HELLO', statsFrame(1), 'UNEXPECTED_FRAME'],
     ['no JSON', frame(FrameType.HELLO, {}, [new Uint8Array(10)]), 'BAD_JSON'],
     ['a step at once', stepFrame({ id: 1, entries }), 'UNEXPECTED_FRAME'],
@@ -171,6 +172,8 @@ describe('in the session', () => {
   const open = openFrame([{ slot, shard: 0 }]);
   const step = stepFrame({ id: 1, entries });
   const half = qkv.subarray(qkv.length / 2);
+  const child = { index: 1, generation: 1 };
+  const fork = (change: Partial<ForkRecord> = {}) => forkFrame([{ parent: slot, child, tokens: 0, ...change }]);
 
   it.each<[string, OutgoingFrame[], string]>([
     ['ATTEND of an unknown step', [open, step, attend({ id: 2 })], 'UNKNOWN_STEP'],
@@ -180,7 +183,8 @@ describe('in the session', () => {
     ['ATTEND in another dtype', [open, step, attend({ dtype: 'f16' }, half)], 'BAD_DTYPE'],
     ['ATTEND of another length', [open, step, attend({}, half)], 'BAD_LENGTH'],
     ['ATTEND twice at once', [open, step, attend(), attend()], 'ATTEND_PENDING'],
-    ['ATTEND with log-sum-exp unasked', [open, step, attend({ wantsLogSumExp: true })], 'NO_LOG_SUM_EXP'],
+    ['ATTEND of another layer meanwhile', [open, step, attend(), attend({ layer: 1 })], 'ATTEND_PENDING'],
+    ['STEP again while its RESULT is to come', [open, step, attend(), retireFrame(1), step], 'STEP_EXISTS'],
     ['STEP of an unknown slot', [step], 'UNKNOWN_SLOT'],
     ['STEP of a freed slot', [open, freeFrame([slot]), step], 'UNKNOWN_SLOT'],
     [
@@ -193,26 +197,11 @@ describe('in the session', () => {
     ['OPEN twice', [open, openFrame([{ slot: { index: 0, generation: 2 }, shard: 0 }])], 'SLOT_IN_USE'],
     ['OPEN in an old generation', [open, freeFrame([slot]), open], 'WRONG_GENERATION'],
     ['OPEN on a shard beyond', [openFrame([{ slot, shard: 2 }])], 'BAD_SHARD'],
-    [
-      'FORK',
-      [forkFrame([{ parent: slot, child: { index: 1, generation: 1 }, tokens: 1, shard: 0 }])],
-      'UNSUPPORTED_FRAME',
-    ],
-    [
-      'PUT_KV',
-      [
-        putKvFrame({
-          slot,
-          position: 0,
-          layer: 0,
-          tokens: 1,
-          dtype: 'f32',
-          k: new Uint8Array(16),
-          v: new Uint8Array(16),
-        }),
-      ],
-      'UNSUPPORTED_FRAME',
-    ],
+    ['FORK of an unknown slot', [fork()], 'UNKNOWN_SLOT'],
+    ['FORK of an old generation', [open, fork({ parent: { index: 0, generation: 0 } })], 'WRONG_GENERATION'],
+    ['FORK to a slot that is open', [open, fork({ child: { index: 0, generation: 2 } })], 'SLOT_IN_USE'],
+    ['FORK to an old generation', [open, fork(), freeFrame([child]), fork()], 'WRONG_GENERATION'],
+    ['FORK of more than the context', [open, fork({ tokens: 65 })], 'BAD_FIELD'],
     [
       'RESULT',
       [resultFrame({ id: 1, layer: 0, rows: 1, dtype: 'f32', busyMicros: 0 }, new Uint8Array(32))],
@@ -273,39 +262,55 @@ function generator(seed: number): (below: number) => number {
   };
 }
 
-it('1,000 sessions with mutated frames: each ends, and the node still serves', async () => {
-  const random = generator(12345);
-  const node = makeNode({ handshakeTimeoutMs: 1_000 });
-  const output = 2 * outputRowFloats(geometry) * 4;
-  const good = [
-    openFrame([{ slot, shard: 0 }]),
-    stepFrame({ id: 1, entries }),
-    attendFrame({ id: 1, layer: 0, rows: 2, dtype: 'f32', wantsLogSumExp: false }, qkv),
-    pingFrame(1),
-    statsFrame(2),
-    attendFrame({ id: 1, layer: 1, rows: 2, dtype: 'f32', wantsLogSumExp: false }, qkv),
-    resultFrame({ id: 1, layer: 0, rows: 2, dtype: 'f32', busyMicros: 0 }, new Uint8Array(output)),
-    retireFrame(1),
-    freeFrame([slot]),
-    byeFrame('done'),
-  ].map(encodeFrame);
-  const greeting = encodeFrame(helloFrame(hello));
-  for (let i = 0; i < 1_000; i++) {
-    const [ours, theirs] = memoryTransportPair();
-    node.accept(theirs);
-    const reading = (async () => {
-      for await (const _chunk of ours);
-    })();
-    const parts = good.filter(() => random(6) > 0).map((bytes) => new Uint8Array(bytes));
-    for (let n = random(3); n >= 0; n--) {
-      const part = parts[random(parts.length)];
-      if (part !== undefined) part[random(part.length)] = random(256);
+it.each(['f32', 'f16', 'int8'] as const)(
+  '400 sessions with mutated frames (rows of %s): each ends, and the node still serves',
+  async (dtype) => {
+    const random = generator(12345);
+    const node = makeNode({ handshakeTimeoutMs: 1_000 });
+    const rows = new Uint8Array(qkvBytes(geometry, 2, dtype)).fill(1);
+    const attend = (layer: number, wantsLogSumExp = false) =>
+      attendFrame({ id: 1, layer, rows: 2, dtype, wantsLogSumExp }, rows);
+    const child = { index: 1, generation: 1 };
+    const good = [
+      openFrame([{ slot, shard: 0 }]),
+      stepFrame({ id: 1, entries }),
+      attend(0),
+      pingFrame(1),
+      forkFrame([{ parent: slot, child, tokens: 1 }]),
+      statsFrame(2),
+      attend(1, true),
+      retireFrame(1),
+      stepFrame({
+        id: 1,
+        entries: [
+          { slot, position: 2, count: 1, visit: true },
+          { slot: child, position: 1, count: 1 },
+        ],
+      }),
+      attend(0, true),
+      resultFrame({ id: 1, layer: 0, rows: 2, dtype, busyMicros: 0 }, new Uint8Array(outputBytes(geometry, 2, dtype))),
+      retireFrame(1),
+      freeFrame([slot, child]),
+      byeFrame('done'),
+    ].map(encodeFrame);
+    const greeting = encodeFrame(helloFrame({ ...hello, wireDtype: dtype }));
+    for (let i = 0; i < 400; i++) {
+      const [ours, theirs] = memoryTransportPair();
+      node.accept(theirs);
+      const reading = (async () => {
+        for await (const _chunk of ours);
+      })();
+      const parts = good.filter(() => random(6) > 0).map((bytes) => new Uint8Array(bytes));
+      for (let n = random(3); n >= 0; n--) {
+        const part = parts[random(parts.length)];
+        if (part !== undefined) part[random(part.length)] = random(256);
+      }
+      await ours.send([greeting, ...parts]);
+      await ours.close();
+      await reading;
+      while (node.stats().connections > 0) await new Promise((resolve) => setImmediate(resolve));
     }
-    await ours.send([greeting, ...parts]);
-    await ours.close();
-    await reading;
-    while (node.stats().connections > 0) await new Promise((resolve) => setImmediate(resolve));
-  }
-  expect(node.stats()).toMatchObject({ session: null, allocatedBytes: 0 });
-  await (await welcomed(node)).close();
-});
+    expect(node.stats()).toMatchObject({ session: null, allocatedBytes: 0 });
+    await (await welcomed(node)).close();
+  },
+);

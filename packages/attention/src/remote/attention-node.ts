@@ -3,12 +3,20 @@
  * model. A second engine is refused as long as the first one answers. Nothing of a session outlives it: when it ends, for
  * whatever reason, its backend is closed and its buffers are let go.
  */
-import { GlinthawkError, type Logger, NodeLostError, ProtocolError, silentLogger, toError } from '@glinthawk/core';
+import {
+  type AttentionGeometry,
+  GlinthawkError,
+  type Logger,
+  NodeLostError,
+  ProtocolError,
+  type RowDtype,
+  silentLogger,
+  toError,
+} from '@glinthawk/core';
 import {
   authFrame,
   authProof,
   byeFrame,
-  type Capability,
   Connection,
   ConnectionClosedError,
   decodeAuth,
@@ -25,6 +33,7 @@ import {
   MAX_SLOTS,
   MAX_STEP_ENTRIES,
   maxRowsPerFrame,
+  type NodeStats,
   PROTOCOL_VERSION,
   randomNonce,
   type SessionLimits,
@@ -32,12 +41,17 @@ import {
   toErrorMessage,
   welcomeFrame,
 } from '@glinthawk/wire';
-import type { AttentionBackend, AttentionSource } from '../backend.ts';
+import type { AttentionSource, StagedAttention } from '../backend.ts';
 import { NodeSession } from './node-session.ts';
 
+/** Makes the KV cache of a session, with rows as they travel in it. */
+export type CreateBackend = (
+  geometry: AttentionGeometry,
+  options: Parameters<AttentionSource['connect']>[1] & { readonly rowDtype: RowDtype },
+) => Promise<StagedAttention>;
+
 export interface AttentionNodeOptions {
-  /** Makes the KV cache of a session; the `connect` of any local AttentionSource will do. */
-  readonly createBackend: AttentionSource['connect'];
+  readonly createBackend: CreateBackend;
   /** For people. Default `attention`. */
   readonly name?: string;
   /** Engines must know it, and are shown that the node does. */
@@ -61,14 +75,43 @@ export interface AttentionNodeStats {
   readonly session: string | null;
   readonly sessionsServed: number;
   readonly refused: number;
-  readonly pendingAttends: number;
-  readonly openSlots: number;
+  /** It will leave: nobody is let in any more. */
+  readonly draining: boolean;
+  /** Of the session; 0 without one. */
+  readonly workers: number;
+  readonly blocks: number;
   readonly usedBlocks: number;
-  readonly busyMs: number;
+  readonly openSlots: number;
+  readonly pendingAttends: number;
   /** Of the backend and of frames under way. */
   readonly allocatedBytes: number;
+  /** What follows adds up over all sessions. First all bytes, handshakes and keepalive too. */
   readonly bytesReceived: number;
   readonly bytesSent: number;
+  /** As in NodeStats: where nothing is copied twice, `bytesCopied` is `tensorBytesReceived`. */
+  readonly tensorBytesReceived: number;
+  readonly tensorBytesSent: number;
+  readonly bytesCopied: number;
+  readonly busyMs: number;
+  readonly kvBytesRead: number;
+  readonly appendedTokens: number;
+  readonly forkedTokens: number;
+}
+
+const SUMS = [
+  'tensorBytesReceived',
+  'tensorBytesSent',
+  'bytesCopied',
+  'busyMs',
+  'kvBytesRead',
+  'appendedTokens',
+  'forkedTokens',
+] as const satisfies readonly (keyof NodeStats)[];
+type Sums = Readonly<Record<(typeof SUMS)[number], number>>;
+
+function added(sums: Sums, session: NodeStats | undefined): Sums {
+  if (session === undefined) return sums;
+  return Object.fromEntries(SUMS.map((name) => [name, sums[name] + session[name]])) as Sums;
 }
 
 /** Connections that have not shown a token yet; for one more the oldest is turned away. */
@@ -85,7 +128,7 @@ interface Tenancy {
   /** Resolves when the engine has said good-bye or its connection has ended; then everything is released. */
   readonly leaving: PromiseWithResolvers<void>;
   readonly over: Promise<void>;
-  backend: AttentionBackend | undefined;
+  backend: StagedAttention | undefined;
   session: NodeSession | undefined;
 }
 
@@ -103,6 +146,8 @@ export class AttentionNode {
   #refused = 0;
   #bytesReceived = 0;
   #bytesSent = 0;
+  /** Of sessions that are over. */
+  #sums = Object.fromEntries(SUMS.map((name) => [name, 0])) as Sums;
 
   constructor(options: AttentionNodeOptions) {
     this.#options = options;
@@ -132,7 +177,7 @@ export class AttentionNode {
 
   stats(): AttentionNodeStats {
     const { backend, session, connection } = this.#tenancy ?? {};
-    const stats = backend?.stats();
+    const stats = session?.stats();
     let bytesReceived = this.#bytesReceived;
     let bytesSent = this.#bytesSent;
     for (const { transport } of this.#connections.keys()) {
@@ -144,13 +189,16 @@ export class AttentionNode {
       session: connection?.transport.name ?? null,
       sessionsServed: this.#sessionsServed,
       refused: this.#refused,
-      pendingAttends: session?.pendingAttends ?? 0,
-      openSlots: session?.openSlots ?? 0,
+      draining: this.#draining !== undefined,
+      workers: backend?.capacity.workers ?? 0,
+      blocks: backend?.capacity.shards.reduce((sum, { blocks }) => sum + blocks, 0) ?? 0,
       usedBlocks: stats?.usedBlocks ?? 0,
-      busyMs: stats?.busyMs ?? 0,
-      allocatedBytes: (backend?.allocatedBytes() ?? 0) + (session?.bufferBytes ?? 0),
+      openSlots: stats?.openSlots ?? 0,
+      pendingAttends: stats?.pendingAttends ?? 0,
+      allocatedBytes: stats?.allocatedBytes ?? backend?.allocatedBytes() ?? 0,
       bytesReceived,
       bytesSent,
+      ...added(this.#sums, stats),
     };
   }
 
@@ -282,10 +330,12 @@ export class AttentionNode {
       await this.#serveTenant(tenancy, hello, proof);
     } finally {
       tenancy.leaving.resolve();
+      const last = tenancy.session?.stats();
       try {
         await tenancy.backend?.close();
         await tenancy.session?.release();
       } finally {
+        this.#sums = added(this.#sums, last);
         this.#tenancy = undefined; // however that went: the place is free
         end.resolve();
       }
@@ -330,20 +380,22 @@ export class AttentionNode {
     const creating = this.#options.createBackend(geometry, {
       kvDtype,
       fingerprint: hello.fingerprint,
+      rowDtype: wireDtype,
       signal: abort.signal,
     });
     const backend = await creating;
     tenancy.backend = backend;
     if (abort.signal.aborted) throw new ConnectionClosedError(from);
-    const logSumExp = hello.capabilities.includes('log-sum-exp');
-    const capabilities: readonly Capability[] = logSumExp ? ['log-sum-exp'] : [];
+    if (backend.rowDtype !== wireDtype) {
+      throw new TypeError(`createBackend made rows of ${backend.rowDtype}; ${wireDtype} was asked for`);
+    }
     const own = backend.limits ?? this.#limits;
     const limits: SessionLimits = {
       maxSlots: Math.min(this.#limits.maxSlots, own.maxSlots),
       maxSteps: Math.min(this.#limits.maxSteps, own.maxSteps),
       maxStepRows: Math.min(this.#limits.maxStepRows, own.maxStepRows, maxRowsPerFrame(geometry, wireDtype)),
     };
-    const session = new NodeSession({ connection, backend, geometry, wireDtype, logSumExp, limits });
+    const session = new NodeSession({ connection, backend, limits });
     tenancy.session = session;
     this.#sessionsServed++;
     this.#logger.info('session begins', { from, fingerprint: hello.fingerprint, kvDtype, wireDtype });
@@ -352,10 +404,10 @@ export class AttentionNode {
         protocolVersion: PROTOCOL_VERSION,
         node: this.name,
         wireDtype,
-        capabilities,
         blockTokens: backend.capacity.blockTokens,
         blockBytes: backend.capacity.blockBytes,
         shardBlocks: backend.capacity.shards.map((shard) => shard.blocks),
+        workers: backend.capacity.workers,
         limits,
         proof,
       }),

@@ -3,22 +3,21 @@
  * with what is no number, is wrong, unless what it was sent could overflow there: then it is the model's or the KV type's fault, and
  * no node would do better. It says nothing of wrong numbers that look right: those can't be told from right ones here.
  */
-import type { KvDtype } from '@glinthawk/core';
-import type { WireDtype } from '@glinthawk/wire';
+import type { KvDtype, RowDtype } from '@glinthawk/core';
 
 const MOST_F16 = 65_504;
 /** Scores of two rows of 1,024 such numbers are still below the largest f32. */
 const MOST_F32 = 2 ** 58;
-/** Weights that should add up to 1 do so but for their rounding. */
+/** Weights that should add up to 1 do so but for their rounding, and the largest of an int8 vector is 127 times its rounded scale. */
 const ROUNDING = 1.001;
 
-/** What q, k and v can be without an overflow on the way, in the KV cache, or in a score. */
-export function mostSent(kvDtype: KvDtype, wireDtype: WireDtype): number {
+/** What q, k and v can be without an overflow on the way, in the KV cache, or in a score. int8 has scales, which reach as far as f32. */
+export function mostSent(kvDtype: KvDtype, wireDtype: RowDtype): number {
   return kvDtype === 'f16' || wireDtype === 'f16' ? MOST_F16 : MOST_F32;
 }
 
 /** What o can be then. */
-export function mostAnswered(kvDtype: KvDtype, wireDtype: WireDtype): number {
+export function mostAnswered(kvDtype: KvDtype, wireDtype: RowDtype): number {
   return mostSent(kvDtype, wireDtype) * ROUNDING;
 }
 
@@ -26,6 +25,14 @@ export function mostAnswered(kvDtype: KvDtype, wireDtype: WireDtype): number {
 export function isWithin(values: Float32Array, most: number): boolean {
   for (let i = 0; i < values.length; i++) {
     if (!(Math.abs(values[i] as number) <= most)) return false; // nor is NaN
+  }
+  return true;
+}
+
+/** Whether all can be ln Σ exp(score): below infinity, which of no scores at all is -infinity. */
+export function areSums(values: Float32Array): boolean {
+  for (let i = 0; i < values.length; i++) {
+    if (!((values[i] as number) < Number.POSITIVE_INFINITY)) return false; // nor is NaN
   }
   return true;
 }

@@ -1,31 +1,22 @@
 /**
  * An attention backend on the other end of a connection. What the engine calls is checked here first, so that a mistake is
- * thrown where it was made and doesn't cost the connection; frames of one turn of the event loop leave together; o is received
- * straight into the engine's array. When the connection goes, everything pending rejects and nothing is retried: the engine
- * knows the tokens and rebuilds.
+ * thrown where it was made and doesn't cost the connection; frames of one turn of the event loop leave together; rows of f32 are
+ * received straight into the engine's arrays. When the connection goes, everything pending rejects and nothing is retried: the
+ * engine knows the tokens and rebuilds.
  */
 import {
   type AttentionGeometry,
-  CapacityError,
-  f16ArrayToF32,
-  f32ArrayToF16,
   type GlinthawkError,
-  InputError,
   type KvDtype,
   type Logger,
   NodeLostError,
-  outputRowFloats,
   ProtocolError,
   qkvRowFloats,
   silentLogger,
   toError,
 } from '@glinthawk/core';
 import {
-  attendFrame,
-  BufferPool,
   byeFrame,
-  bytesOf,
-  type Capability,
   Connection,
   decodeError,
   decodeReason,
@@ -36,31 +27,30 @@ import {
   type Frame,
   type FrameHeader,
   FrameType,
+  forkFrame,
   frameRule,
   freeFrame,
   fromErrorMessage,
   type KeepaliveOptions,
   type NodeStats,
   openFrame,
+  type PayloadTarget,
   PROTOCOL_VERSION,
-  qkvBytes,
-  type ResultLayout,
   randomNonce,
-  resultLayout,
   retireFrame,
   type SessionLimits,
   statsFrame,
   stepFrame,
-  stepRows,
   type Transport,
   toErrorMessage,
   type Welcome,
   type WireDtype,
 } from '@glinthawk/wire';
 import type { AttentionBackend, AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
-import { isWithin, mostAnswered, mostSent } from './magnitude.ts';
-import { attendKey } from './node-session.ts';
+import { AnswerCheck } from './answer-check.ts';
 import { greet } from './remote-handshake.ts';
+import { type AwaitedRows, RemoteRows } from './remote-rows.ts';
+import { type AccountedStep, SessionAccount } from './session-account.ts';
 
 export interface RemoteAttentionOptions {
   readonly name: string;
@@ -80,25 +70,12 @@ export interface RemoteAttentionOptions {
   readonly logger?: Logger | undefined;
 }
 
-interface OpenSlot {
-  readonly generation: number;
-  tokens: number;
-  /** It was sent what may have overflowed there: what comes back of it may be no numbers. */
-  overflowed: boolean;
-}
-
-interface AnnouncedStep {
-  readonly step: AttentionStep;
-  readonly rows: number;
-  stored: boolean;
-}
-
 interface PendingAttend {
-  readonly announced: AnnouncedStep;
-  readonly rows: number;
-  readonly layout: ResultLayout;
-  readonly output: Float32Array; // [rows, groupSize kvHeads headDim]
-  readonly logSumExp: Float32Array | undefined; // [rows, groupSize kvHeads]
+  readonly announced: AccountedStep;
+  readonly layer: number;
+  readonly rows: AwaitedRows;
+  /** What was sent may have overflowed there. */
+  readonly excused: ReadonlySet<number>;
   readonly resolve: () => void;
   readonly reject: (error: GlinthawkError) => void;
 }
@@ -110,18 +87,21 @@ export class RemoteAttention implements AttentionBackend {
   readonly capacity: AttentionCapacity;
   readonly lost: Promise<NodeLostError>;
   readonly limits: SessionLimits;
-  readonly capabilities: readonly Capability[];
   readonly #connection: Connection;
   readonly #logger: Logger;
   readonly #wireDtype: WireDtype;
   readonly #resolveLost: (error: NodeLostError) => void;
-  readonly #pool = new BufferPool();
-  readonly #slots = new Map<number, OpenSlot>();
-  readonly #steps = new Map<number, AnnouncedStep>();
+  readonly #rows: RemoteRows;
+  readonly #check: AnswerCheck;
+  readonly #account: SessionAccount;
+  /** By step. */
   readonly #pending = new Map<number, PendingAttend>();
   readonly #statsWanted = new Map<number, PromiseWithResolvers<NodeStats>>();
-  #pooledPayload: Uint8Array<ArrayBuffer> | undefined;
   #statsRequests = 0;
+  /** As the node told last. */
+  #nodeStats: Pick<AttentionStats, 'usedBlocks' | 'kvBytesRead' | 'appendedTokens' | 'forkedTokens'>;
+  #statsAreAsked = false;
+  #statsAreStale = false;
   #busyMs = 0;
   #draining: string | undefined;
   #gone: NodeLostError | undefined;
@@ -155,12 +135,12 @@ export class RemoteAttention implements AttentionBackend {
       geometry,
       kvDtype: options.kvDtype,
       wireDtype,
-      capabilities: ['log-sum-exp'] as const,
       ...(options.connectedBy === 'node' && { connectedBy: options.connectedBy }),
     };
     try {
       const welcome = await greet(connection, name, hello, options.token);
-      return new RemoteAttention(connection, geometry, welcome, options);
+      const rows = await RemoteRows.create(geometry, wireDtype);
+      return new RemoteAttention(connection, geometry, welcome, rows, options);
     } catch (error) {
       if (error instanceof ProtocolError) await connection.end(errorFrame(toErrorMessage(error)));
       else await connection.close();
@@ -175,32 +155,30 @@ export class RemoteAttention implements AttentionBackend {
     connection: Connection,
     geometry: AttentionGeometry,
     welcome: Welcome,
+    rows: RemoteRows,
     options: RemoteAttentionOptions,
   ) {
     this.name = options.name;
     this.geometry = geometry;
     this.kvDtype = options.kvDtype;
     this.limits = welcome.limits;
-    this.capabilities = welcome.capabilities;
     this.capacity = {
       blockTokens: welcome.blockTokens,
       blockBytes: welcome.blockBytes,
       shards: welcome.shardBlocks.map((blocks) => ({ blocks })),
-      workers: welcome.shardBlocks.length,
+      workers: welcome.workers,
     };
     this.#connection = connection;
     this.#logger = options.logger ?? silentLogger;
     this.#wireDtype = welcome.wireDtype;
+    this.#rows = rows;
+    this.#account = new SessionAccount(this.name, geometry, welcome.limits, welcome.shardBlocks.length);
+    this.#check = new AnswerCheck(this.name, geometry, this.kvDtype, welcome.wireDtype);
+    this.#nodeStats = { usedBlocks: 0, kvBytesRead: 0, appendedTokens: 0, forkedTokens: 0 };
     const { promise, resolve } = Promise.withResolvers<NodeLostError>();
     this.lost = promise;
     this.#resolveLost = resolve;
-    connection.acceptAll(
-      (header) => this.#accept(header),
-      (bytes) => {
-        this.#pooledPayload = this.#pool.take(bytes);
-        return this.#pooledPayload;
-      },
-    );
+    connection.acceptAll((header) => this.#accept(header));
     connection.ping(); // so that the round trip is known before the first keepalive
     void this.#receive();
   }
@@ -212,197 +190,100 @@ export class RemoteAttention implements AttentionBackend {
 
   open(slot: Slot, shard: number): void {
     if (this.#isGone) return;
-    const shards = this.capacity.shards.length;
-    if (!(shard >= 0 && shard < shards))
-      throw new InputError('BAD_SHARD', `${this.name} has ${shards} shards, not a shard ${shard}`);
-    if (slot.index >= this.limits.maxSlots) {
-      throw new CapacityError(
-        'TOO_MANY_SLOTS',
-        `${this.name} takes ${this.limits.maxSlots} slots; slot ${slot.index} was asked for`,
-      );
-    }
-    if (this.#slots.has(slot.index)) throw new InputError('SLOT_IN_USE', `slot ${slot.index} is open at ${this.name}`);
-    this.#slots.set(slot.index, { generation: slot.generation, tokens: 0, overflowed: false });
+    this.#account.open(slot, shard);
     this.#connection.send(openFrame([{ slot, shard }]));
   }
 
-  fork(slot: Slot, _parent: Slot, _tokens: number): void {
-    throw new InputError('ATTENTION_SLOT', `slot ${slot.index}: forks are being built`);
+  fork(slot: Slot, parent: Slot, tokens: number): void {
+    if (this.#isGone) return;
+    this.#account.fork(slot, parent, tokens);
+    this.#check.fork(slot, parent);
+    this.#connection.send(forkFrame([{ parent, child: slot, tokens }]));
+    this.#askStats();
   }
 
   free(slot: Slot): void {
-    if (this.#slots.get(slot.index)?.generation !== slot.generation) return;
-    this.#slots.delete(slot.index);
-    if (!this.#isGone) this.#connection.send(freeFrame([slot]));
+    if (!this.#account.free(slot)) return;
+    this.#check.free(slot);
+    if (this.#isGone) return;
+    this.#connection.send(freeFrame([slot]));
+    this.#askStats();
   }
 
-  /** @throws InputError when the step names slots that aren't open, is known, or has more rows than the node takes. */
   announce(step: AttentionStep): void {
     if (this.#isGone) return;
-    if (this.#steps.has(step.id)) throw new InputError('STEP_EXISTS', `step ${step.id} is announced already`);
-    if (this.#steps.size >= this.limits.maxSteps) {
-      throw new InputError('TOO_MANY_STEPS', `${this.name} takes ${this.limits.maxSteps} steps that are not retired`);
-    }
-    const rows = stepRows(step.entries);
-    if (rows === 0 || rows > this.limits.maxStepRows) {
-      throw new InputError(
-        'TOO_MANY_ROWS',
-        `${this.name} takes steps of 1 to ${this.limits.maxStepRows} rows, not ${rows}`,
-      );
-    }
-    for (const { slot, position, count } of step.entries) {
-      if (this.#slots.get(slot.index)?.generation !== slot.generation) {
-        throw new InputError(
-          'UNKNOWN_SLOT',
-          `slot ${slot.index} (generation ${slot.generation}) is not open at ${this.name}`,
-        );
-      }
-      if (position + count > this.geometry.maxContextTokens) {
-        throw new InputError(
-          'CONTEXT_EXCEEDED',
-          `position ${position + count} is beyond ${this.geometry.maxContextTokens} tokens`,
-        );
-      }
-    }
-    this.#steps.set(step.id, { step, rows, stored: false });
+    this.#account.announce(step);
     this.#connection.send(stepFrame(step));
+    this.#askStats();
   }
 
-  attend(
+  async attend(
     stepId: number,
     layer: number,
     qkv: Float32Array,
     output: Float32Array,
     logSumExp?: Float32Array,
   ): Promise<void> {
-    if (this.#gone !== undefined) return Promise.reject(this.#gone);
-    if (this.#closing !== undefined) return Promise.reject(this.#closedByUs());
-    const announced = this.#steps.get(stepId);
-    if (announced === undefined)
-      return Promise.reject(new InputError('UNKNOWN_STEP', `step ${stepId} is not announced`));
-    const { rows } = announced;
-    const key = attendKey(stepId, layer);
-    const wrong = this.#checkAttend(key, layer, rows, qkv, output, logSumExp);
-    if (wrong !== undefined) return Promise.reject(wrong);
-
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const layout = resultLayout(this.geometry, rows, this.#wireDtype, logSumExp !== undefined);
-    this.#pending.set(key, { announced, rows, layout, output, logSumExp, resolve, reject });
-    const fields = { id: stepId, layer, rows, dtype: this.#wireDtype, wantsLogSumExp: logSumExp !== undefined };
+    if (this.#isGone) throw this.#gone ?? this.#closedByUs();
+    const announced = this.#account.begin(stepId, layer, qkv, output, logSumExp);
+    const { step, rows } = announced;
     const floats = qkv.subarray(0, rows * qkvRowFloats(this.geometry));
-    this.#noteOverflow(announced, floats);
-    if (this.#wireDtype === 'f32') {
-      this.#connection.send(attendFrame(fields, bytesOf(floats)));
-    } else {
-      const half = this.#pool.take(qkvBytes(this.geometry, rows, 'f16'));
-      f32ArrayToF16(floats, new Uint16Array(half.buffer, 0, floats.length));
-      this.#connection.send(attendFrame(fields, half), () => this.#pool.give(half));
-    }
-    return promise;
-  }
-
-  #checkAttend(
-    key: number,
-    layer: number,
-    rows: number,
-    qkv: Float32Array,
-    output: Float32Array,
-    logSumExp: Float32Array | undefined,
-  ): InputError | undefined {
-    const { layers, groupSize, kvHeads } = this.geometry;
-    if (!(layer >= 0 && layer < layers)) return new InputError('BAD_LAYER', `layer ${layer} of ${layers}`);
-    if (this.#pending.has(key))
-      return new InputError('ATTEND_PENDING', `layer ${layer} of this step is under way already`);
-    const short = (what: string, found: number, rowFloats: number) =>
-      found < rows * rowFloats
-        ? new InputError('BAD_LENGTH', `${what} has ${found} floats; ${rows} rows of ${rowFloats} were expected`)
-        : undefined;
-    return (
-      short('qkv', qkv.length, qkvRowFloats(this.geometry)) ??
-      short('output', output.length, outputRowFloats(this.geometry)) ??
-      (logSumExp && short('logSumExp', logSumExp.length, groupSize * kvHeads))
-    );
-  }
-
-  /** Its keys and values stay with a slot: what overflowed once may show at any later step. */
-  #noteOverflow({ step }: AnnouncedStep, qkv: Float32Array): void {
-    const most = mostSent(this.kvDtype, this.#wireDtype);
-    if (isWithin(qkv, most)) return;
-    this.#eachEntry(step, qkv, qkvRowFloats(this.geometry), (open, rows) => {
-      if (!isWithin(rows, most)) open.overflowed = true;
-    });
-  }
-
-  /** @throws ProtocolError for what can't be a mean of the values that the node was sent */
-  #checkOutput({ step }: AnnouncedStep, output: Float32Array): void {
-    const most = mostAnswered(this.kvDtype, this.#wireDtype);
-    if (isWithin(output, most)) return;
-    this.#eachEntry(step, output, outputRowFloats(this.geometry), (open, rows) => {
-      if (open.overflowed || isWithin(rows, most)) return;
-      throw new ProtocolError('NOT_FINITE', `${this.name} sent values that are not finite numbers, or far too large`, {
-        hint: 'the node is broken or does not mean well; end it',
-      });
-    });
-  }
-
-  /** @param rows [rows of the step, rowFloats] @param visit told each slot that is still open, with its part of them */
-  #eachEntry(
-    step: AttentionStep,
-    rows: Float32Array,
-    rowFloats: number,
-    visit: (open: OpenSlot, rows: Float32Array) => void,
-  ): void {
-    let at = 0;
-    for (const { slot, count } of step.entries) {
-      const from = at;
-      at += count * rowFloats;
-      const open = this.#slots.get(slot.index);
-      if (open?.generation === slot.generation) visit(open, rows.subarray(from, at));
-    }
-  }
-
-  /** Counts the tokens of a step, once the node has found room for them. */
-  #countTokens(announced: AnnouncedStep): void {
-    announced.stored = true;
-    for (const { slot, position, count } of announced.step.entries) {
-      const open = this.#slots.get(slot.index);
-      if (open?.generation === slot.generation) open.tokens = Math.max(open.tokens, position + count);
-    }
+    const excused = this.#check.sent(step, floats);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const awaited = this.#rows.awaited(rows, output, logSumExp);
+    this.#pending.set(stepId, { announced, layer, rows: awaited, excused, resolve, reject });
+    const { frame, onSent } = this.#rows.sent({ id: stepId, layer, rows }, floats, logSumExp !== undefined);
+    this.#connection.send(frame, onSent);
+    await promise;
   }
 
   retire(stepId: number): void {
-    if (this.#steps.delete(stepId) && !this.#isGone) this.#connection.send(retireFrame(stepId));
+    if (!this.#account.retire(stepId) || this.#isGone) return;
+    this.#connection.send(retireFrame(stepId));
+    this.#askStats();
   }
 
-  /** `usedBlocks` follows from the results that came; `busyMs` is the node's, up to the latest result. */
+  /**
+   * Blocks and counts of tokens and bytes read are the node's own, asked for whenever a step, a fork or a free may have changed them:
+   * a round trip old at most.
+   */
   stats(): AttentionStats {
-    let usedBlocks = 0;
-    for (const { tokens } of this.#slots.values()) usedBlocks += Math.ceil(tokens / this.capacity.blockTokens);
+    const { bytesSent, bytesReceived } = this.#connection.transport;
     return {
-      usedBlocks,
-      openSlots: this.#slots.size,
+      ...this.#nodeStats,
+      openSlots: this.#account.openSlots,
       busyMs: this.#busyMs,
-      kvBytesRead: 0,
-      appendedTokens: 0,
-      forkedTokens: 0,
-      bytesSent: this.#connection.transport.bytesSent,
-      bytesReceived: this.#connection.transport.bytesReceived,
+      bytesSent,
+      bytesReceived,
       roundTripMs: this.#connection.roundTripMs,
     };
   }
 
   /** What the node itself counts. @throws NodeLostError */
   nodeStats(): Promise<NodeStats> {
-    if (this.#gone !== undefined) return Promise.reject(this.#gone);
-    if (this.#closing !== undefined) return Promise.reject(this.#closedByUs());
+    if (this.#isGone) return Promise.reject(this.#gone ?? this.#closedByUs());
     const wanted = Promise.withResolvers<NodeStats>();
     this.#statsWanted.set(++this.#statsRequests, wanted);
     this.#connection.send(statsFrame(this.#statsRequests));
     return wanted.promise;
   }
 
+  /** One request at a time: what changes until it is answered is asked for then. */
+  #askStats(): void {
+    this.#statsAreStale = this.#statsAreAsked;
+    if (this.#statsAreAsked) return;
+    this.#statsAreAsked = true;
+    this.nodeStats().then(
+      () => {
+        this.#statsAreAsked = false;
+        if (this.#statsAreStale) this.#askStats();
+      },
+      () => {}, // it is gone
+    );
+  }
+
   allocatedBytes(): number {
-    return this.#pool.allocatedBytes + this.#connection.bufferedBytes + this.#connection.backlogBytes;
+    return this.#rows.allocatedBytes + this.#connection.bufferedBytes + this.#connection.backlogBytes;
   }
 
   close(): Promise<void> {
@@ -436,27 +317,20 @@ export class RemoteAttention implements AttentionBackend {
   }
 
   /** @throws ProtocolError for a frame that the node has no business to send */
-  #accept(header: FrameHeader): Uint8Array | undefined {
+  #accept(header: FrameHeader): PayloadTarget | undefined {
     switch (header.type) {
       case FrameType.RESULT: {
-        const pending = this.#pending.get(attendKey(header.id, header.layer));
-        if (pending === undefined) throw unasked(header);
-        const { rows, layout, output, logSumExp } = pending;
-        const lse = (header.flags & FLAG_LOG_SUM_EXP) !== 0;
-        const asAsked = header.rows === rows && header.dtype === this.#wireDtype && lse === (logSumExp !== undefined);
-        if (!asAsked || header.payloadBytes !== layout.payloadBytes) {
-          throw new ProtocolError(
-            'BAD_RESULT',
-            `RESULT of ${header.rows} rows in ${header.dtype}, ${header.payloadBytes} bytes; expected ${rows} in ${this.#wireDtype}, ${layout.payloadBytes} bytes`,
-          );
-        }
-        const straight = this.#wireDtype === 'f32' && !lse;
-        return straight ? bytesOf(output).subarray(0, layout.outputBytes) : undefined;
+        const { rows } = this.#pendingOf(header);
+        const hasSums = (header.flags & FLAG_LOG_SUM_EXP) !== 0;
+        const asAsked = header.rows === rows.rows && header.dtype === this.#wireDtype && hasSums === rows.hasSums;
+        if (asAsked && header.payloadBytes === rows.payloadBytes) return rows.target;
+        throw new ProtocolError(
+          'BAD_RESULT',
+          `RESULT of ${header.rows} rows in ${header.dtype}, ${header.payloadBytes} bytes; expected ${rows.rows} in ${this.#wireDtype}, ${rows.payloadBytes} bytes`,
+        );
       }
       case FrameType.ERROR:
-        if ((header.flags & FLAG_REQUEST) !== 0 && !this.#pending.has(attendKey(header.id, header.layer))) {
-          throw unasked(header);
-        }
+        if ((header.flags & FLAG_REQUEST) !== 0) this.#pendingOf(header);
         return undefined;
       case FrameType.STATS:
         if (!this.#statsWanted.has(header.id)) throw unasked(header);
@@ -471,24 +345,29 @@ export class RemoteAttention implements AttentionBackend {
     }
   }
 
-  #handle(frame: Frame): void {
-    const pooled = this.#pooledPayload;
-    this.#pooledPayload = undefined;
-    const { header, payload } = frame;
+  #handle({ header, payload }: Frame): void {
     switch (header.type) {
       case FrameType.RESULT:
-        this.#settle(header, payload);
+        this.#settle(header);
         break;
       case FrameType.ERROR: {
         const error = fromErrorMessage(decodeError(payload), this.name);
         if ((header.flags & FLAG_REQUEST) === 0) throw error;
-        this.#take(header).reject(error);
+        const { announced, rows, reject } = this.#pendingOf(header);
+        this.#pending.delete(header.id);
+        this.#account.end(announced);
+        rows.release();
+        reject(error);
         break;
       }
-      case FrameType.STATS:
-        this.#statsWanted.get(header.id)?.resolve(decodeStats(payload));
+      case FrameType.STATS: {
+        const stats = decodeStats(payload);
+        const { usedBlocks, kvBytesRead, appendedTokens, forkedTokens } = stats;
+        this.#nodeStats = { usedBlocks, kvBytesRead, appendedTokens, forkedTokens };
+        this.#statsWanted.get(header.id)?.resolve(stats);
         this.#statsWanted.delete(header.id);
         break;
+      }
       case FrameType.DRAIN:
         this.#draining = decodeReason('DRAIN', payload);
         this.#logger.warn('an attention node will leave', { node: this.name, reason: this.#draining });
@@ -498,38 +377,21 @@ export class RemoteAttention implements AttentionBackend {
       default:
         throw unasked(header);
     }
-    if (pooled !== undefined) this.#pool.give(pooled);
   }
 
   #pendingOf(header: FrameHeader): PendingAttend {
-    const pending = this.#pending.get(attendKey(header.id, header.layer));
-    if (pending === undefined) throw unasked(header);
+    const pending = this.#pending.get(header.id);
+    if (pending === undefined || pending.layer !== header.layer) throw unasked(header);
     return pending;
   }
 
-  #take(header: FrameHeader): PendingAttend {
-    const pending = this.#pendingOf(header);
-    this.#pending.delete(attendKey(header.id, header.layer));
-    return pending;
-  }
-
-  #settle(header: FrameHeader, payload: Uint8Array): void {
-    const { announced, layout, output, logSumExp, resolve } = this.#pendingOf(header);
-    const floats = header.rows * outputRowFloats(this.geometry);
-    if (this.#wireDtype === 'f16') {
-      const half = new Uint16Array(payload.buffer, payload.byteOffset, floats);
-      f16ArrayToF32(half, output.subarray(0, floats));
-    } else if (logSumExp !== undefined) {
-      output.set(new Float32Array(payload.buffer, payload.byteOffset, floats));
-    } // else it was received into output
-    this.#checkOutput(announced, output.subarray(0, floats));
-    if (!announced.stored) this.#countTokens(announced);
+  #settle(header: FrameHeader): void {
+    const { announced, rows, excused, resolve } = this.#pendingOf(header);
+    rows.arrived();
+    this.#check.answered(announced.step, rows.output, rows.logSumExp, excused);
     this.#busyMs += header.aux / 1000;
-    if (logSumExp !== undefined) {
-      const at = payload.byteOffset + layout.logSumExpOffset;
-      logSumExp.set(new Float32Array(payload.buffer, at, (layout.payloadBytes - layout.logSumExpOffset) / 4));
-    }
-    this.#take(header);
+    this.#pending.delete(header.id);
+    this.#account.end(announced);
     resolve();
   }
 
@@ -553,9 +415,9 @@ export class RemoteAttention implements AttentionBackend {
     for (const { reject } of this.#statsWanted.values()) reject(error);
     this.#pending.clear();
     this.#statsWanted.clear();
-    this.#slots.clear();
-    this.#steps.clear();
-    this.#pool.close();
+    this.#account.clear();
+    this.#check.clear();
+    this.#rows.close();
   }
 }
 

@@ -5,13 +5,22 @@
  */
 import { CapacityError, type GlinthawkError, NodeLostError } from '@glinthawk/core';
 import type { AttentionTier } from '../attention-tier.ts';
-import type { KvShard, Placement } from '../kv-shard.ts';
+import { type KvPart, type KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
 import { type NodeConnection, NodeFullError } from '../node-connection.ts';
 import type { Sequence } from '../sequence.ts';
 import type { InFlight } from './in-flight.ts';
+import {
+  MOST_PARTS,
+  mostContextTokens,
+  type PartRoom,
+  type PlannedPart,
+  planLargeParts,
+  planParts,
+  roomiest,
+} from './part-plan.ts';
 import { choosePlacement, countPlaceable, relativeSpeeds, type ShardState } from './placement.ts';
-import { choosePreemption, composeRows, laneShare, type RowBudget } from './policy.ts';
+import { admissibleBlocks, choosePreemption, composeRows, laneShare, type Resident, type RowBudget } from './policy.ts';
 
 export interface BatcherOptions {
   readonly tier: AttentionTier;
@@ -34,6 +43,8 @@ export class Batcher {
   readonly #refusedBefore = new WeakMap<NodeConnection, number>();
   /** Nodes that had no room for a sequence even alone: they aren't asked again for it. */
   readonly #refusals = new WeakMap<Sequence, Map<NodeConnection, NodeFullError>>();
+  /** Under way, and some of their KV was lost with a node: the rest goes when their step ends. */
+  readonly #bereaved = new WeakSet<Sequence>();
 
   constructor(options: BatcherOptions) {
     this.#options = options;
@@ -43,13 +54,10 @@ export class Batcher {
     return this.#waiting.length;
   }
 
-  /** Of those that wait, the ones that no node that is there can take, and their greatest length. */
+  /** Of those that wait, the ones that the nodes that are there can't take, not even all together, and their greatest length. */
   get stranded(): { readonly sequences: number; readonly tokens: number } {
     const nodes = this.#options.tier.connected;
-    const largest = nodes.map(({ shards }) => Math.max(0, ...shards.map(({ tokens }) => tokens)));
-    const stranded = this.#waiting.filter(
-      (sequence) => !nodes.some((node, i) => sequence.length <= (largest[i] ?? 0) && !this.#refuses(node, sequence)),
-    );
+    const stranded = this.#waiting.filter((sequence) => sequence.length > this.#mostTokensOf(sequence, nodes));
     return { sequences: stranded.length, tokens: Math.max(0, ...stranded.map(({ length }) => length)) };
   }
 
@@ -110,7 +118,9 @@ export class Batcher {
     const { budget, tier } = this.#options;
     const nodes = new Set(tier.connected.filter((node) => this.#stepsAt(node) < node.mostSteps));
     const nodeRows = new Map([...nodes].map((node) => [node.index, node.mostStepRows]));
-    const ready = [...new Set(composed)].filter(({ node }) => nodeRows.has(node));
+    const ready = [...new Set(composed)].filter(
+      ({ nodes: at }) => at.length > 0 && at.every((node) => nodeRows.has(node)),
+    );
     if (ready.length === 0) return null;
     ready.sort((a, b) => a.arrival - b.arrival);
     const counts = composeRows(ready, budget, nodeRows);
@@ -130,7 +140,7 @@ export class Batcher {
       }
       if (sequence.placement !== null && done) sequence.kvTokens = position + count;
       if (sequence.placement === null || sequence.leaving) {
-        if (sequence.leaving) this.#preemptions++;
+        if (sequence.leaving && !this.#bereaved.has(sequence)) this.#preemptions++;
         this.#releaseKv(sequence);
         lane.remove(sequence);
         this.#wait(sequence);
@@ -154,17 +164,19 @@ export class Batcher {
     this.#refusedBefore.set(node, this.#stepIds);
     node.strained = true;
     const others = this.#stepsAt(node);
+    const [{ part } = { part: null }] = segment.entries;
+    const isOneToken = segment.entries.every((entry) => entry.count === 1 && entry.part.owner === part?.owner);
     if (others > 0) {
       node.restrict({ steps: others });
-    } else if (segment.rows > 1) {
+    } else if (!isOneToken) {
       node.restrict({ rows: Math.floor(segment.rows / 2) });
     } else {
-      const residents = node.shards.flatMap((shard) => [...shard.residents]);
+      const residents = sequencesAt(node.shards);
       residents.sort((a, b) => b.arrival - a.arrival);
       const [newest, another] = residents;
       if (newest !== undefined) {
         if (another === undefined) this.#refuse(node, newest, newest.length, error);
-        this.#preempt(newest);
+        this.#dismiss(newest);
       }
     }
     this.#options.onWork();
@@ -197,16 +209,16 @@ export class Batcher {
 
   /** The node's KV is gone: its sequences wait for another place, those under way when their step ends. */
   nodeLost(node: NodeConnection): void {
-    for (const shard of node.shards) {
-      for (const sequence of shard.residents) {
-        sequence.placement = null;
-        sequence.kvTokens = 0;
-        sequence.leaving = false;
-        if (sequence.inStep) continue;
-        this.#lanes[sequence.lane]?.remove(sequence);
-        this.#wait(sequence);
+    for (const sequence of sequencesAt(node.shards)) {
+      if (sequence.inStep) {
+        // Parts at other nodes are in use until then.
+        sequence.leaving = true;
+        this.#bereaved.add(sequence);
+        continue;
       }
-      shard.residents.clear();
+      this.#releaseKv(sequence);
+      this.#lanes[sequence.lane]?.remove(sequence);
+      this.#wait(sequence);
     }
     this.#options.onWork();
   }
@@ -240,10 +252,26 @@ export class Batcher {
     const { placement } = sequence;
     sequence.kvTokens = 0;
     sequence.leaving = false;
+    this.#bereaved.delete(sequence);
     if (placement === null) return;
     sequence.placement = null;
-    placement.shard.giveBack(sequence, placement);
-    this.#options.tier.node(placement.shard.node)?.free(placement.slot);
+    for (const part of placement.parts) this.#freePart(part);
+  }
+
+  #freePart(part: KvPart<Sequence>): void {
+    // Of a node that was lost nothing is left to free; its place may be another's already.
+    const node = this.#options.tier.node(part.shard.node);
+    if (node?.shards.includes(part.shard)) node.free(part);
+  }
+
+  /** Gives back parts that left the window of every layer. */
+  #freeUnseen({ placement, kvTokens }: Sequence): void {
+    while (placement !== null && placement.partsTo(kvTokens).length > 1) {
+      const [part] = placement.parts;
+      if (part === undefined || part.shard.isSeen(part, kvTokens - part.firstToken)) return;
+      placement.parts.shift();
+      this.#freePart(part);
+    }
   }
 
   /** Gives sequences above this micro-batch's share to those that have fewer. */
@@ -267,24 +295,90 @@ export class Batcher {
     this.#options.onWork();
   }
 
-  /** Blocks for all of its tokens; false when it has to wait for them, or had to give up its own. */
+  /**
+   * Blocks for its next step: at the shard that has its tokens now, else in a further part at another, else as others give up theirs.
+   * False when it has to wait for them, or had to give up its own.
+   */
   #grow(sequence: Sequence): boolean {
-    const { placement } = sequence;
-    if (placement === null) return false;
-    const { shard } = placement;
+    this.#freeUnseen(sequence);
     for (;;) {
-      const needed = shard.blocksFor(sequence.length) - placement.blocks;
+      const { placement, kvTokens } = sequence;
+      if (placement === null || sequence.leaving) return false;
+      const part = placement.partAt(kvTokens);
+      const { shard, firstToken } = part;
+      const next = kvTokens + Math.min(sequence.stepTokens, this.#options.budget.prefillChunk);
+      const { takes, frees } = shard.change(part, kvTokens - firstToken, next - firstToken);
+      const needed = takes - frees - part.promised;
       if (needed <= 0) return true;
       if (needed <= shard.freeBlocks) {
-        shard.grow(placement, needed);
+        shard.promise(part, part.promised + needed);
         return true;
       }
-      const victim = choosePreemption<Sequence>(shard.residents, sequence, needed - shard.freeBlocks);
+      const room = this.#furtherRoom(sequence, placement, part);
+      if (room !== null) {
+        this.#extend(sequence, placement, part, room);
+        continue;
+      }
+      const victim = this.#victimFor(sequence, placement, part, needed);
       if (victim === 'wait') return false;
-      if (victim.inStep) victim.leaving = true;
-      else this.#preempt(victim);
+      this.#dismiss(victim);
       if (victim === sequence) return false;
     }
+  }
+
+  /** Whose KV goes for one that has no room: of those at its shard, or, if it is the newest there, of those where a part of it could be. */
+  #victimFor(
+    sequence: Sequence,
+    placement: Placement<Sequence>,
+    part: KvPart<Sequence>,
+    needed: number,
+  ): Sequence | 'wait' {
+    const { shard } = part;
+    const choose = (shards: readonly KvShard<Sequence>[]) => {
+      const residents = shards.flatMap(({ residents }) => [...residents]);
+      const candidates = residents.map((each) => new Candidate(each.owner ?? sequence, each));
+      const chosen = choosePreemption(candidates, new Candidate(sequence, part), needed - shard.freeBlocks);
+      return chosen === 'wait' ? chosen : chosen.sequence;
+    };
+    const here = choose([shard]);
+    if (here !== sequence || placement.parts.length >= MOST_PARTS) return here;
+    const nodes = this.#options.tier.connected.filter((node) => !this.#refuses(node, sequence));
+    return choose([shard, ...nodes.flatMap(({ shards }) => shards.filter((other) => other !== shard))]);
+  }
+
+  /** Where the context goes on when the shard of its last part is full; null when there is room nowhere, or it has parts enough. */
+  #furtherRoom(
+    sequence: Sequence,
+    { last, parts }: Placement<Sequence>,
+    part: KvPart<Sequence>,
+  ): PartRoom<KvShard<Sequence>> | null {
+    if (part !== last || parts.length >= MOST_PARTS) return null;
+    const rooms = this.#rooms(this.#options.tier.connected, sequence, { unlikely: true });
+    return roomiest(rooms.filter(({ shard }) => shard !== part.shard));
+  }
+
+  /** Opens a further part where the blocks end that the last one has or can still get. */
+  #extend(
+    sequence: Sequence,
+    placement: Placement<Sequence>,
+    part: KvPart<Sequence>,
+    room: PartRoom<KvShard<Sequence>>,
+  ): void {
+    const { shard, firstToken, promised } = part;
+    const { blockTokens } = shard.shape;
+    const held = Math.ceil((sequence.kvTokens - firstToken) / blockTokens) * blockTokens;
+    const more = shard.tokensIn(promised + shard.freeBlocks);
+    const end = firstToken + held + more;
+    const further = this.#open(sequence, room.shard, end, Math.min(room.tokens, sequence.length - end));
+    if (further === null) return;
+    shard.promise(part, Math.max(promised, shard.blocksFor(more)));
+    placement.parts.push(further);
+  }
+
+  /** Its KV goes to others: at once, or when its step ends. */
+  #dismiss(sequence: Sequence): void {
+    if (sequence.inStep) sequence.leaving = true;
+    else this.#preempt(sequence);
   }
 
   #preempt(sequence: Sequence): void {
@@ -322,21 +416,20 @@ export class Batcher {
       if (sequence === undefined) return null;
       const nodes = tier.connected;
       if (nodes.length === 0) return null;
-      const shards = nodes.flatMap((node) => node.shards);
-      const choice = this.#choose(nodes, sequence);
-      if (choice === 'full') {
+      const plan = this.#plan(nodes, sequence);
+      if (plan === 'full') {
         if (this.#evictPaused(sequence, nodes)) continue;
         return null;
       }
-      if (choice === 'never' && tier.awaitsRoomFor(sequence.length)) {
+      if (plan === 'never' && tier.awaitsRoomFor(sequence.length)) {
         waitsForNode.add(sequence);
         continue;
       }
-      if (choice === 'never') {
+      if (plan === 'never') {
         this.#fail(sequence, this.#noRoom(sequence, nodes));
         continue;
       }
-      const placement = this.#open(sequence, shards[choice] as KvShard<Sequence>);
+      const placement = this.#place(sequence, plan);
       if (placement === null) continue;
       sequence.placement = placement;
       this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
@@ -344,6 +437,54 @@ export class Batcher {
       sequence.job.changed();
       return sequence;
     }
+  }
+
+  /** The shard that holds it, or else the parts that it can be held in. */
+  #plan(
+    nodes: readonly NodeConnection[],
+    sequence: Sequence,
+    gone?: (resident: Sequence) => boolean,
+  ): readonly PlannedPart<KvShard<Sequence>>[] | 'full' | 'never' {
+    const { length } = sequence;
+    const choice = this.#choose(nodes, sequence, gone);
+    if (typeof choice === 'number') {
+      return [{ shard: nodes.flatMap((node) => node.shards)[choice] as KvShard<Sequence>, tokens: length }];
+    }
+    if (choice === 'full') return planLargeParts(this.#rooms(nodes, sequence, { gone }), length) ?? 'full';
+    const plan =
+      planParts(this.#rooms(nodes, sequence, { gone }), length) ??
+      planParts(this.#rooms(nodes, sequence, { gone, unlikely: true }), length);
+    return plan ?? (length <= this.#mostTokensOf(sequence, nodes) ? 'full' : 'never');
+  }
+
+  /** Tokens that it can have at the nodes, with all of them to itself. */
+  #mostTokensOf(sequence: Sequence, nodes: readonly NodeConnection[]): number {
+    const asked = nodes.filter((node) => !this.#refuses(node, sequence));
+    return mostContextTokens(asked.flatMap((node) => node.partTokens));
+  }
+
+  /** Room for parts of it now; with `unlikely`, also for parts as large as what a node had no room for lately. */
+  #rooms(
+    nodes: readonly NodeConnection[],
+    sequence: Sequence,
+    {
+      gone,
+      unlikely = false,
+    }: { readonly gone?: ((resident: Sequence) => boolean) | undefined; readonly unlikely?: boolean } = {},
+  ): PartRoom<KvShard<Sequence>>[] {
+    const states = shardStates(nodes, gone, (node) => !this.#refuses(node, sequence));
+    let at = 0;
+    return nodes.flatMap((node) => {
+      const rooms = node.shards.map((shard) => {
+        const state = states[at++] as ShardState;
+        const own = [...shard.residents].filter(({ owner }) => owner === sequence).length;
+        const blocks = state.blocks === 0 ? 0 : admissibleBlocks({ ...state, residents: state.residents - own });
+        const most = unlikely ? Number.POSITIVE_INFINITY : shard.wholeBlocks(node.refusedTokens - 1);
+        return { shard, tokens: Math.min(shard.tokensIn(blocks), most), speed: state.speed };
+      });
+      const parts = sequence.placement?.parts.filter(({ shard }) => shard.node === node.index).length ?? 0;
+      return rooms.sort((a, b) => b.tokens - a.tokens).slice(0, Math.min(node.slotsLeft, node.mostParts - parts));
+    });
   }
 
   /** As choosePlacement, among the shards of all nodes; one that had no room for others as long comes last. */
@@ -364,10 +505,10 @@ export class Batcher {
     const refusals = this.#refusals.get(sequence);
     const refusal = nodes.map((node) => refusals?.get(node)).find((error) => error !== undefined);
     if (refusal !== undefined) return refusal;
-    const largest = Math.max(0, ...nodes.flatMap(({ shards }) => shards.map(({ tokens }) => tokens)));
-    const message = `${sequence.length} tokens need KV, and the largest shard holds ${largest}`;
+    const most = this.#mostTokensOf(sequence, nodes);
+    const message = `${sequence.length} tokens need KV, and all connected nodes together hold ${most} of one sequence`;
     return new CapacityError('KV_CAPACITY', message, {
-      hint: 'give the attention nodes more memory, or use a smaller KV type',
+      hint: 'give the attention nodes more memory, connect more of them, or use a smaller KV type',
     });
   }
 
@@ -377,24 +518,45 @@ export class Batcher {
    */
   #evictPaused(sequence: Sequence, nodes: readonly NodeConnection[]): boolean {
     const gone = ({ paused, leaving }: Sequence) => paused || leaving;
-    const choice = this.#choose(nodes, sequence, gone);
-    if (typeof choice !== 'number') return false;
-    const residents = [...(nodes.flatMap((node) => node.shards)[choice]?.residents ?? [])];
+    const plan = this.#plan(nodes, sequence, gone);
+    if (typeof plan === 'string') return false;
+    const residents = sequencesAt(plan.map(({ shard }) => shard));
     // One at a time, as it takes no more than are needed.
     if (residents.some(({ leaving }) => leaving)) return false;
     const victim = residents.filter(({ paused }) => paused).sort((a, b) => b.arrival - a.arrival)[0];
     if (victim === undefined) return false;
-    if (victim.inStep) victim.leaving = true;
-    else this.#preempt(victim);
+    this.#dismiss(victim);
     return !victim.leaving;
   }
 
-  /** Null when the node turned out to be lost, or full; one that has no slot even when empty isn't asked again. */
-  #open(sequence: Sequence, shard: KvShard<Sequence>): Placement<Sequence> | null {
+  /** All parts, or none and null when a node turned out to be lost, or full. */
+  #place(sequence: Sequence, plan: readonly PlannedPart<KvShard<Sequence>>[]): Placement<Sequence> | null {
+    let placement: Placement<Sequence> | null = null;
+    let firstToken = 0;
+    for (const { shard, tokens } of plan) {
+      const part = this.#open(sequence, shard, firstToken, tokens);
+      if (part === null) {
+        for (const opened of placement?.parts ?? []) this.#freePart(opened);
+        return null;
+      }
+      if (placement === null) placement = new Placement(part);
+      else placement.parts.push(part);
+      firstToken += tokens;
+    }
+    return placement;
+  }
+
+  /**
+   * A part with blocks for so many tokens. Null when the node turned out to be lost, or full; one that has no slot even when empty isn't
+   * asked again.
+   */
+  #open(sequence: Sequence, shard: KvShard<Sequence>, firstToken: number, tokens: number): KvPart<Sequence> | null {
     const node = this.#options.tier.node(shard.node);
     if (node === null) return null;
     try {
-      return node.place(sequence, shard);
+      const part = node.open(sequence, shard, firstToken);
+      shard.promise(part, shard.blocksFor(tokens));
+      return part;
     } catch (thrown) {
       if (thrown instanceof NodeFullError) {
         if (node.residents === 0) this.#refuse(node, sequence, 1, thrown);
@@ -412,6 +574,41 @@ export class Batcher {
   }
 }
 
+/** A resident part and whose it is, as one that may have to go. */
+class Candidate implements Resident {
+  readonly sequence: Sequence;
+  readonly #part: KvPart<Sequence>;
+
+  constructor(sequence: Sequence, part: KvPart<Sequence>) {
+    this.sequence = sequence;
+    this.#part = part;
+  }
+
+  get arrival(): number {
+    return this.sequence.arrival;
+  }
+
+  /** Not counted until somebody asks. */
+  get blocks(): number {
+    return this.#part.ownBlocks;
+  }
+
+  get leaving(): boolean {
+    return this.sequence.leaving;
+  }
+
+  get paused(): boolean {
+    return this.sequence.paused;
+  }
+}
+
+/** Who has KV there. */
+function sequencesAt(shards: readonly KvShard<Sequence>[]): Sequence[] {
+  const sequences = new Set<Sequence>();
+  for (const { residents } of shards) for (const { owner } of residents) if (owner !== null) sequences.add(owner);
+  return [...sequences];
+}
+
 /**
  * @param gone residents to leave out, as if their KV had been given back
  * @param takes whether the node can be asked; one that can't be has no blocks here
@@ -422,22 +619,25 @@ function shardStates(
   takes: (node: NodeConnection) => boolean = () => true,
 ): ShardState[] {
   const speeds = relativeSpeeds(nodes.map((node) => node.speed.get()));
-  return nodes.flatMap((node, i) =>
-    node.shards.map(({ blockTokens, blocks, freeBlocks, residents }) => {
+  return nodes.flatMap((node, i) => {
+    const nodeTokens = node.shards.reduce((sum, shard) => sum + shard.tokensIn(shard.blocks - shard.freeBlocks), 0);
+    return node.shards.map(({ shape, blocks, freeBlocks, residents }) => {
       let count = 0;
       let freed = 0;
-      for (const resident of residents) {
-        if (!gone(resident)) continue;
+      for (const part of residents) {
+        if (part.owner === null || !gone(part.owner)) continue;
         count++;
-        freed += resident.blocks;
+        freed += part.ownBlocks;
       }
       return {
-        blockTokens,
+        blockTokens: shape.blockTokens,
+        groups: shape.windows.length,
         blocks: takes(node) ? blocks : 0,
         freeBlocks: node.admits || count > 0 ? freeBlocks + freed : 0,
         residents: residents.size - count,
+        nodeTokens,
         speed: speeds[i] ?? 1,
       };
-    }),
-  );
+    });
+  });
 }

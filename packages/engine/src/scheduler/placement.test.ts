@@ -3,9 +3,11 @@ import { choosePlacement, countPlaceable, NodeSpeed, relativeSpeeds, type ShardS
 
 const shard = (freeBlocks: number, more: Partial<ShardState> = {}): ShardState => ({
   blockTokens: 16,
+  groups: 1,
   blocks: 100,
   freeBlocks,
   residents: freeBlocks === 100 ? 0 : 1,
+  nodeTokens: 16 * ((more.blocks ?? 100) - freeBlocks),
   speed: 1,
   ...more,
 });
@@ -42,6 +44,18 @@ describe('choosePlacement', () => {
     expect(choosePlacement([shard(3), shard(1)], { tokens: 64, mostTokens: 64 })).toBe('full');
     expect(choosePlacement([shard(100)], { tokens: 1601, mostTokens: 1700 })).toBe('never');
     expect(choosePlacement([], need)).toBe('never');
+  });
+
+  it('what counts is all that the node holds; within a node the shard with most room', () => {
+    const sameNode = { nodeTokens: 800 };
+    expect(choosePlacement([shard(70, sameNode), shard(80, sameNode), shard(60)], need)).toBe(2);
+    expect(choosePlacement([shard(70, sameNode), shard(80, sameNode), shard(40)], need)).toBe(1);
+  });
+
+  it('a block holds tokens of one layer group', () => {
+    expect(choosePlacement([shard(50, { groups: 3 }), shard(20)], { tokens: 64, mostTokens: 64 })).toBe(0);
+    expect(choosePlacement([shard(11, { groups: 3 })], { tokens: 64, mostTokens: 64 })).toBe('full');
+    expect(choosePlacement([shard(100, { groups: 3 })], { tokens: 544, mostTokens: 544 })).toBe('never');
   });
 
   it('many equal sequences over nodes of speeds 1, 1.5 and 3 end in that proportion', () => {

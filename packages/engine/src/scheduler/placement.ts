@@ -6,10 +6,14 @@ import { admits } from './policy.ts';
 
 export interface ShardState {
   readonly blockTokens: number;
+  /** Layer groups: so many blocks hold `blockTokens` tokens. */
+  readonly groups: number;
   readonly blocks: number;
   readonly freeBlocks: number;
   readonly residents: number;
-  /** Relative to other shards; see relativeSpeeds. */
+  /** KV tokens in all shards of its node, whose workers work on all of them. */
+  readonly nodeTokens: number;
+  /** Of its node, relative to others; see relativeSpeeds. */
   readonly speed: number;
 }
 
@@ -22,30 +26,38 @@ export interface PlacementNeed {
 
 /**
  * The index of the shard, or `full` when none has room now, or `never` when none is large enough even when empty. Shards that
- * can hold the sequence to its end come first; among those, the least KV time after the sequence is there; then the lowest index.
+ * can hold the sequence to its end come first; among those, the least KV time of the node after the sequence is there; then the most
+ * room; then the lowest index.
  */
 export function choosePlacement(shards: readonly ShardState[], need: PlacementNeed): number | 'full' | 'never' {
   let best = -1;
   let bestScore = Number.POSITIVE_INFINITY;
+  let bestRoom = 0;
   let bestHoldsAll = false;
   let possible = false;
   for (const [i, shard] of shards.entries()) {
-    const needed = Math.ceil(need.tokens / shard.blockTokens);
+    const needed = blocksFor(shard, need.tokens);
     if (needed > shard.blocks) continue;
     possible = true;
     if (!admits(shard, needed)) continue;
-    const holdsAll = need.mostTokens <= shard.blocks * shard.blockTokens;
-    const held = (shard.blocks - shard.freeBlocks) * shard.blockTokens;
-    const score = (held + need.tokens) / shard.speed;
+    const holdsAll = blocksFor(shard, need.mostTokens) <= shard.blocks;
+    const score = (shard.nodeTokens + need.tokens) / shard.speed;
+    const room = (shard.freeBlocks * shard.blockTokens) / shard.groups;
     if (bestHoldsAll && !holdsAll) continue;
-    if (best < 0 || score < bestScore || (holdsAll && !bestHoldsAll)) {
+    const isBetter = score < bestScore || (score === bestScore && room > bestRoom);
+    if (best < 0 || isBetter || (holdsAll && !bestHoldsAll)) {
       best = i;
       bestScore = score;
+      bestRoom = room;
       bestHoldsAll = holdsAll;
     }
   }
   if (best >= 0) return best;
   return possible ? 'full' : 'never';
+}
+
+function blocksFor({ blockTokens, groups }: ShardState, tokens: number): number {
+  return groups * Math.ceil(tokens / blockTokens);
 }
 
 /** How many of the sequences, placed one after the other, there is room for now; one that has none holds up those behind it. */
@@ -57,28 +69,28 @@ export function countPlaceable(shards: readonly ShardState[], needs: Iterable<Pl
     if (choice === 'full') return count;
     if (choice === 'never') continue;
     const state = states[choice] as ShardState;
-    const freeBlocks = state.freeBlocks - Math.ceil(need.tokens / state.blockTokens);
+    const freeBlocks = state.freeBlocks - blocksFor(state, need.tokens);
     states[choice] = { ...state, freeBlocks, residents: state.residents + 1 };
     count++;
   }
   return count;
 }
 
-/** Kernel time that must have been seen before a measured speed replaces the assumption that all shards are alike. */
+/** Kernel time that must have been seen before a measured speed replaces the assumption that all nodes are alike. */
 const SPEED_WARMUP_MS = 20;
 /** Kernel time after which a measurement has lost half of its weight. */
 const SPEED_HALF_LIFE_MS = 2000;
 /** A speed never counts as further than this from the middle, so that one bad measurement can't empty or flood a node. */
 const SPEED_RANGE = 4;
 
-/** KV tokens that a shard of a node reads per millisecond of kernel time, forgetting what is long past. */
+/** KV tokens that a node reads per millisecond of kernel time, forgetting what is long past. */
 export class NodeSpeed {
   #kvTokens = 0;
   #busyMs = 0;
 
   /**
    * @param kvTokens Σ over rows of the tokens that each attends to
-   * @param busyMs kernel time that this took, summed over shards
+   * @param busyMs kernel time that this took, spread over its workers
    */
   add(kvTokens: number, busyMs: number): void {
     if (!(busyMs > 0)) return;

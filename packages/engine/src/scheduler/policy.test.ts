@@ -12,17 +12,41 @@ import {
 } from './policy.ts';
 
 describe('composeRows', () => {
+  const pendingOf = (pendingTokens: number, nodes: readonly number[], arrival: number, stepTokens = pendingTokens) => ({
+    arrival,
+    pendingTokens,
+    stepTokens,
+    nodes,
+  });
   const compose = (pending: readonly number[], rows: number, prefillChunk = 512, headRows = rows) =>
     composeRows(
-      pending.map((pendingTokens, arrival) => ({ arrival, pendingTokens, node: 0 })),
+      pending.map((pendingTokens, arrival) => pendingOf(pendingTokens, [0], arrival)),
       { rows, headRows, prefillChunk },
     );
 
   it('no node gets more rows than it takes', () => {
-    const pending = [1, 100, 1, 100, 1].map((pendingTokens, i) => ({ arrival: i, pendingTokens, node: i % 2 }));
+    const pending = [1, 100, 1, 100, 1].map((pendingTokens, i) => pendingOf(pendingTokens, [i % 2], i));
     const budget = { rows: 64, headRows: 64, prefillChunk: 30 };
     expect(composeRows(pending, budget, new Map([[0, 2]]))).toEqual([1, 30, 1, 30, 0]);
     expect(composeRows(pending, budget, new Map([[1, 40]]))).toEqual([1, 30, 1, 10, 1]);
+  });
+
+  it('a context in several parts: rows at each of its nodes, and no chunk across the end of a part', () => {
+    const budget = { rows: 64, headRows: 64, prefillChunk: 30 };
+    const pending = [pendingOf(1, [0, 1], 0), pendingOf(50, [1, 1, 0], 1, 7), pendingOf(9, [1], 2)];
+    expect(composeRows(pending, budget)).toEqual([1, 7, 9]);
+    expect(composeRows(pending, budget, new Map([[1, 10]]))).toEqual([1, 4, 1]);
+    expect(composeRows(pending, budget, new Map([[0, 3]]))).toEqual([1, 2, 9]);
+    const twoLeft = new Map([
+      [0, 2],
+      [1, 1],
+    ]);
+    expect(composeRows(pending, budget, twoLeft)).toEqual([1, 0, 0]);
+    // More parts than rows, yet alone.
+    expect(composeRows(pending.slice(1), budget, twoLeft)).toEqual([1, 0]);
+    expect(composeRows([pendingOf(50, [0], 0, 7), pendingOf(50, [0], 1, 7)], { ...budget, headRows: 0 })).toEqual([
+      7, 7,
+    ]);
   });
 
   it('decode rows first, then the oldest prompts’ chunks', () => {

@@ -9,8 +9,10 @@ export interface PendingSequence {
   readonly arrival: number;
   /** Tokens whose KV is missing: 1 when decoding, more when prefilling. */
   readonly pendingTokens: number;
-  /** Index of the attention node that its rows go to. */
-  readonly node: number;
+  /** Of these, how many one step may have: all, or those up to the end of the part of its context that takes them. */
+  readonly stepTokens: number;
+  /** Indices of the attention nodes that its rows go to, one for each part of its context. */
+  readonly nodes: readonly number[];
 }
 
 export interface RowBudget {
@@ -22,7 +24,10 @@ export interface RowBudget {
   readonly prefillChunk: number;
 }
 
-/** Rows that each attention node, by index, takes in one step; absent is any number. */
+/**
+ * Rows that each attention node, by index, takes in one step; absent is any number. A token of a context that has several parts at a
+ * node is as many rows there; one such token is always taken by a node that has nothing else in the step.
+ */
 export type NodeRows = ReadonlyMap<number, number>;
 
 /**
@@ -37,26 +42,36 @@ export function composeRows(
   let rows = budget.rows;
   let headRows = budget.headRows;
   const left = new Map(nodeRows);
-  const roomAt = (node: number) => Math.min(rows, left.get(node) ?? rows);
-  const take = (node: number, count: number) => {
-    rows -= count;
-    left.set(node, (left.get(node) ?? Number.POSITIVE_INFINITY) - count);
+  const roomAt = (nodes: readonly number[]) => {
+    let room = rows;
+    for (const node of nodes) {
+      const free = left.get(node) ?? Number.POSITIVE_INFINITY;
+      const isUntouched = free > 0 && free === nodeRows.get(node);
+      const parts = nodes.length === 1 ? 1 : nodes.filter((other) => other === node).length;
+      room = Math.min(room, Math.max(isUntouched ? 1 : 0, Math.floor(free / parts)));
+    }
+    return room;
   };
-  const given = sequences.map(({ pendingTokens, node }): number => {
-    if (pendingTokens !== 1 || roomAt(node) === 0 || headRows === 0) return 0;
-    take(node, 1);
+  const take = (nodes: readonly number[], count: number) => {
+    rows -= count;
+    for (const node of nodes) left.set(node, Math.max(0, (left.get(node) ?? Number.POSITIVE_INFINITY) - count));
+  };
+  const given = sequences.map(({ pendingTokens, nodes }): number => {
+    if (pendingTokens !== 1 || headRows === 0 || roomAt(nodes) === 0) return 0;
+    take(nodes, 1);
     headRows--;
     return 1;
   });
-  for (const [i, { pendingTokens, node }] of sequences.entries()) {
+  for (const [i, { pendingTokens, stepTokens, nodes }] of sequences.entries()) {
     if (rows === 0) break;
-    if (pendingTokens <= 1 || roomAt(node) === 0) continue;
-    let count = Math.min(pendingTokens, budget.prefillChunk, roomAt(node));
+    const room = pendingTokens > 1 ? roomAt(nodes) : 0;
+    if (room === 0) continue;
+    let count = Math.min(stepTokens, budget.prefillChunk, room);
     // Without a head row left, a prompt's last token waits.
     if (count === pendingTokens && headRows === 0) count--;
     else if (count === pendingTokens) headRows--;
     given[i] = count;
-    take(node, count);
+    take(nodes, count);
   }
   return given;
 }
@@ -69,13 +84,20 @@ export function watermarkBlocks(blocks: number, residents: number): number {
   return Math.ceil(blocks / 100) + Math.ceil(residents / 2);
 }
 
-/** Whether a shard takes a sequence now. An empty shard takes whatever fits it, so that nothing waits for ever. */
-export function admits(
-  shard: { readonly blocks: number; readonly freeBlocks: number; readonly residents: number },
-  needed: number,
-): boolean {
-  if (shard.residents === 0) return needed <= shard.freeBlocks;
-  return needed + watermarkBlocks(shard.blocks, shard.residents) <= shard.freeBlocks;
+interface ShardRoom {
+  readonly blocks: number;
+  readonly freeBlocks: number;
+  readonly residents: number;
+}
+
+/** Blocks that admission may give out. All of an empty shard's, so that nothing waits for ever. */
+export function admissibleBlocks({ blocks, freeBlocks, residents }: ShardRoom): number {
+  return Math.max(0, residents === 0 ? freeBlocks : freeBlocks - watermarkBlocks(blocks, residents));
+}
+
+/** Whether a shard takes a sequence now. */
+export function admits(shard: ShardRoom, needed: number): boolean {
+  return needed <= admissibleBlocks(shard);
 }
 
 /** Sequences that one micro-batch may hold, when `sequences` are to be spread over `inFlight` of them. */

@@ -79,6 +79,7 @@ export class TcpTransport implements Transport {
   readonly closed: Promise<Error | undefined>;
   #bytesSent = 0;
   bytesReceived = 0;
+  readonly receiveCopies = 0;
   readonly #socket: Socket;
   readonly #queue: ChunkQueue;
   #reason: Error | undefined;

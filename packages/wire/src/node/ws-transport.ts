@@ -13,6 +13,8 @@ export class WsServerTransport implements Transport {
   readonly closed: Promise<Error | undefined>;
   bytesSent = 0;
   bytesReceived = 0;
+  /** `ws` puts messages together that came in pieces. */
+  readonly receiveCopies = 1;
   readonly #socket: WebSocket;
   readonly #queue: ChunkQueue;
   #reason: Error | undefined;
