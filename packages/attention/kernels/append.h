@@ -1,6 +1,7 @@
 /*
  * Writes one token's k and v into a page. f16 and bf16 round to nearest even and clamp to their largest finite value; int8 has
- * a scale per token, the largest magnitude over 127. NaN is kept by f32 only.
+ * a scale per token, the largest magnitude over 127. Only f32 keys keep NaN:
+ * values must be finite, as those of tokens that aren't written are read along with a weight of 0.
  */
 #pragma once
 #include "layout.h"
@@ -46,6 +47,12 @@ INLINE void scatter(Vec x, void *to) {
   wasm_v128_store32_lane(word + 12, x, 3);
 }
 
+/* Infinities and NaN become the largest finite value. */
+INLINE Vec finite(Vec x) {
+  const Vec magnitude = BITS(0x7fffffff);
+  return wasm_v128_bitselect(wasm_u32x4_min(wasm_v128_and(x, magnitude), BITS(0x7f7fffff)), x, magnitude);
+}
+
 INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
   const uint32_t dim = c->dim, tokens = c->page_tokens, bytes = ELEMENT_BYTES(dtype);
   char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + c->value_offset + t * 8 * bytes;
@@ -53,23 +60,12 @@ INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t 
     if (dtype == KV_F32) {
       scatter(LOAD(k + d), key);
       scatter(LOAD(k + d + 4), key + 64);
-      STORE(value, LOAD(v + d));
-      STORE(value + 16, LOAD(v + d + 4));
+      STORE(value, finite(LOAD(v + d)));
+      STORE(value + 16, finite(LOAD(v + d + 4)));
     } else {
       scatter(to_half_pairs(dtype, k + d), key);
       STORE(value, to_half_pairs(dtype, v + d));
     }
-  }
-}
-
-/*
- * Values of a block that begins with token t. What isn't written yet is read along with a weight of 0, which doesn't undo a NaN
- * that an earlier slot left; only f32 keeps NaN.
- */
-static void clear_values(const Config *c, char *page, uint32_t t) {
-  for (uint32_t d = 0; d < c->dim; d += 8) {
-    char *panel = page + c->value_offset + (d * c->page_tokens + t * 8) * 4;
-    for (uint32_t i = 0; i < c->block_tokens * 32; i += 16) STORE(panel + i, ZERO);
   }
 }
 

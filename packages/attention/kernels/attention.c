@@ -47,7 +47,6 @@ static void append(const Part *p, uint32_t from, uint32_t to) {
     const Place place = place_of(c, e, position, p->layer, p->head);
     const float *key = decode_head(c->row_dtype, c->head_dim, dim, row, heads, key_head, s->padded_key);
     const float *value = decode_head(c->row_dtype, c->head_dim, dim, row, heads, key_head + c->kv_heads, s->padded_value);
-    if (c->dtype == KV_F32 && position % c->block_tokens == 0) clear_values(c, place.page, place.token);
     switch (c->dtype) {
       case KV_F32: append_float(KV_F32, c, place.page, place.token, key, value); break;
       case KV_F16: append_float(KV_F16, c, place.page, place.token, key, value); break;
