@@ -60,7 +60,8 @@ async function keepBusy(backend: AttentionBackend, together: number): Promise<nu
       for (let layer = 0; layer < geometry.layers; layer++) {
         output.fill(0);
         await backend.attend(id, layer, qkv, output);
-        expect(output.every((value) => Math.abs(value - 0.5) < 1e-3)).toBe(true);
+        // More would keep this end busy rather than the node.
+        expect([output[0], output.at(-1)]).toEqual([expect.closeTo(0.5), expect.closeTo(0.5)]);
         answered++;
       }
       backend.retire(id);
@@ -105,7 +106,7 @@ describe('figures', { timeout: 120_000 }, () => {
     node.child.kill('SIGTERM');
     const { status, stderr } = await node.ended;
     expect(status).toBe(0);
-    expect(stderr).toMatch(/^KV: .* bytes a token/m);
+    expect(stderr).toMatch(/^KV of a new session: room for .* bytes a token/m);
     expect(stderr).toMatch(/^session tcp:\S+: .* KV blocks .*workers busy .*KV read at .* in the queue/m);
     expect(stderr).toMatch(/^served 2 sessions, .* in, .* out, .* tokens.*, .* of KV read/m);
   });

@@ -111,7 +111,7 @@ for (const [name, windowed] of [
       new ReferenceAttentionSource({ name: `blocks of ${blockTokens}`, blockTokens, shards });
 
     for (const [title, attention, options] of [
-      ['reference: memories of one node', [reference(16, 3, 3, 3, 3)], { microBatchRows: 7, prefillChunk: 5 }],
+      ['reference: memories of one node', [reference(16, 2, 2, 2, 2, 2)], { microBatchRows: 7, prefillChunk: 5 }],
       ['reference: nodes of other block sizes', [reference(1, 34, 30), reference(8, 6), reference(16, 2, 2)], {}],
       ['memories of one node', [inline('one', 6, 2)], { inFlight: 2, prefillChunk: 7 }],
       ['memories that hold half', [inline('one', 4, 3)], { microBatchRows: 16 }],
@@ -122,14 +122,24 @@ for (const [name, windowed] of [
 
     it('two nodes behind TCP, each too small for it', async () => {
       const token = 'a token of the tests';
+      // With a window of 24 tokens a memory of three blocks holds any length.
+      const sizes = windowed
+        ? ([
+            [3, 2],
+            [2, 2],
+          ] as const)
+        : ([
+            [1, 3],
+            [1, 4],
+          ] as const);
       const servers = [];
-      for (const blocks of windowed ? [4, 5] : [3, 4]) {
+      for (const [shards, blocks] of sizes) {
         servers.push(
           await serveAttention({
             host: '127.0.0.1',
             port: 0,
             token,
-            createBackend: (geometry, { kvDtype }) => openInline(geometry, kvDtype, 1, blocks),
+            createBackend: (geometry, { kvDtype }) => openInline(geometry, kvDtype, shards, blocks),
           }),
         );
       }

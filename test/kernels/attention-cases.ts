@@ -142,6 +142,15 @@ export const attentionCases: readonly AttentionCase[] = [
     runs: [Array.from({ length: 40 }, () => 1), [100, 1, 1], [33, 70, 1]],
   })),
   {
+    name: 'contexts of two splits, a window across them',
+    geometry: geometry({ windows: [0, 2050], groupSize: 1, kvHeads: 1, headDim: 8, maxContextTokens: 4096 }),
+    blockTokens: 32,
+    runs: [
+      [2046, 1, 1, 1, 1],
+      [2100, 1, 30],
+    ],
+  },
+  {
     name: 'positions written again',
     geometry: geometry({ windows: [0, 20] }),
     blockTokens: 16,

@@ -6,7 +6,6 @@ import {
   beyondTolerance,
   checkAttentionCase,
   kernelVariants,
-  kvDtypes,
   runAttentionCase,
 } from './attention-cases.ts';
 
@@ -24,12 +23,13 @@ for (const { name, kvDtype, build, int8 } of kernelVariants) {
   });
 }
 
-describe.each(kvDtypes)('attention, %s KV, on three Web Workers', (kvDtype) => {
+describe.each(kernelVariants)('attention, $name, on three Web Workers', ({ kvDtype, build, int8 }) => {
   for (const testCase of attentionCases.filter(({ runs }) => runs.length > 2).slice(0, 3)) {
     it(testCase.name, async () => {
       const { geometry, blockTokens } = testCase;
-      const pool = await createLocalAttention(geometry, { kvDtype, blockTokens, workers: 3, memoryBytes: 256 << 20 });
-      expect(beyondTolerance(await runAttentionCase(pool, testCase), kvDtype)).toEqual([]);
+      const options = { kvDtype, build, int8, blockTokens, workers: 3, shards: 2, memoryBytes: 256 << 20 };
+      const pool = await createLocalAttention(geometry, options);
+      expect(beyondTolerance(await runAttentionCase(pool, testCase), kvDtype, int8)).toEqual([]);
       expect(pool.stats()).toMatchObject({ usedBlocks: 0, openSlots: 0 });
       await pool.close();
       expect(pool.allocatedBytes()).toBe(0);

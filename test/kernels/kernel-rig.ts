@@ -12,6 +12,7 @@ import {
   type KernelEntry,
   layOutStep,
   markEntryDead,
+  passesOfLayer,
   type StepLayout,
   wantLogSumExp,
   writeStep,
@@ -96,10 +97,11 @@ export class KernelRig {
     wantLogSumExp(heap, step, layout, true);
     const rows = qkv.length / qkvRowBytes(geometry, rowDtype);
     heap.u8.set(qkv, step + layout.qkv);
-    const tasks = Array.from(layout.plan.tasks, (_, i) => i);
-    for (const task of this.#shuffled(tasks)) {
-      const kernel = this.#kernels[Math.floor(this.#random() * this.#kernels.length)] as Kernel;
-      kernel.attend(config, step, layer, task, task + 1);
+    for (const { descriptor, tasks } of passesOfLayer(layout, layer)) {
+      for (const task of this.#shuffled([...tasks.keys()])) {
+        const kernel = this.#kernels[Math.floor(this.#random() * this.#kernels.length)] as Kernel;
+        kernel.attend(config, step + descriptor, layer, task, task + 1);
+      }
     }
     const at = step + layout.output;
     const output = heap.u8.slice(at, at + rows * outputRowBytes(geometry, rowDtype));

@@ -7,8 +7,8 @@ import { Random } from './random.ts';
 
 /** Heads of rows that are compared in an attend, at most about. */
 const COMPARED = 12;
-/** Tolerances are of many rows together; few may be further off. */
-const FEW_ROWS = 8;
+/** Tolerances are of many rows together; of some 10^6 heads of rows, one may be this much further off. */
+const ONE_OF_MANY = 32;
 /** Of natural log-sum-exps: scores' own error. */
 const SUM_TOLERANCES = { f32: 1e-4, f16: 1e-4, bf16: 1e-4, int8: 1e-3, int8Dot: 2e-1 } as const;
 
@@ -86,7 +86,7 @@ export class Comparison {
       most = Math.max(most, difference);
     }
     const nmse = square === 0 ? error : error / square;
-    if (nmse <= FEW_ROWS * this.#tolerance.nmse && most <= this.#tolerance.maxAbs) return null;
+    if (nmse <= ONE_OF_MANY * this.#tolerance.nmse && most <= this.#tolerance.maxAbs) return null;
     const numbers = (array: ArrayLike<number>) =>
       Array.from(array, (x) => x.toPrecision(6))
         .slice(0, 4)

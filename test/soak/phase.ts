@@ -58,7 +58,7 @@ export function phaseOf(seed: number, index: number): Phase {
     rowDtype: index % 3 !== 2 ? 'f32' : ((['int8', 'f16', 'f32'] as const)[remote % 3] ?? 'f32'),
     blockTokens: random.pick([16, 32, 32, 64]),
     shards: random.whole(1, 4),
-    tokens: random.whole(4000, 12000),
+    tokens: random.pick([700, 1500, 4000, 12_000]),
     workers: 2,
   };
 }

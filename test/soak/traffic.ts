@@ -149,7 +149,7 @@ export class Traffic {
     this.#note(
       `open ${name(slot)} on shard ${slot.shard}${lost.length > 0 ? `, ${lost.length} tokens to write again` : ''}`,
     );
-    if (this.#random.chance(0.12)) this.#long.add(slot);
+    if (this.#random.chance(0.2)) this.#long.add(slot);
     this.#rig.backend.open(idOf(slot), slot.shard);
   }
 

@@ -6,7 +6,11 @@ import { bytes, count, gigabytesPerSecond, percent, plural } from './format.ts';
 const USUAL_CONTEXT = 1024;
 
 /** What a session's cache has room for, and what a token takes of it. */
-export function describeCache({ geometry, kvDtype, capacity }: AttentionBackend): string {
+export function describeCache({
+  geometry,
+  kvDtype,
+  capacity,
+}: Pick<AttentionBackend, 'geometry' | 'kvDtype' | 'capacity'>): string {
   const { workers, shards, blockBytes, blockTokens } = capacity;
   const blocks = shards.reduce((sum, shard) => sum + shard.blocks, 0);
   const tokens = (blocks * blockTokens) / layerGroups(geometry).length;
@@ -14,7 +18,7 @@ export function describeCache({ geometry, kvDtype, capacity }: AttentionBackend)
   const { theoretical, real } = kvTokenBytes(geometry, kvDtype, context, blockTokens);
   const memories = shards.length === 1 ? '1 memory' : `${count(shards.length)} memories`;
   return (
-    `KV: room for ${count(tokens)} tokens of ${kvDtype} (${bytes(blocks * blockBytes)}) in ${memories}, ${plural(workers, 'worker')}; ` +
+    `KV of a new session: room for ${count(tokens)} tokens of ${kvDtype} (${bytes(blocks * blockBytes)}) in ${memories}, ${plural(workers, 'worker')}; ` +
     `${count(theoretical)} bytes a token, ${count(real)} with block tables and padding at ${count(context)} tokens ` +
     `(${overhead(real, theoretical)})`
   );
@@ -55,7 +59,7 @@ export function describeService(stats: AttentionNodeStats): string {
     `${bytes(bytesReceived)} in`,
     `${bytes(bytesSent)} out`,
     ...describeTokens(appendedTokens, forkedTokens),
-    ...(kvBytesRead === 0 ? [] : [`${bytes(kvBytesRead)} of KV read`, `${count(busyMs / 1000)} s of work`]),
+    ...(kvBytesRead === 0 ? [] : [`${bytes(kvBytesRead)} of KV read`, `${(busyMs / 1000).toFixed(1)} s of work`]),
   ].join(', ');
 }
 

@@ -124,10 +124,16 @@ static void fold_rows(uint32_t dim, const Rows *to, const Rows *from, uint32_t c
   }
 }
 
-/* A walk's rows in the partials of an entry and head. */
+/* The first token that a row at `position` sees. */
+static uint32_t seen_from(const Part *p, uint32_t position) {
+  const uint32_t window = p->config->windows[p->layer];
+  return window != 0 && position + 1 > window ? position + 1 - window : 0;
+}
+
+/* A walk's rows in the partials of an entry and head, which begin with the first split that is seen. */
 static Rows partial_rows(const Part *p, const Task *task, uint32_t split, uint32_t first) {
-  const uint32_t stride = p->config->dim + 4;
-  float *o = task->partials + (split * p->entry->count * p->config->group + first) * stride;
+  const uint32_t stride = p->config->dim + 4, place = split - seen_from(p, p->entry->position) / SPLIT_TOKENS;
+  float *o = task->partials + (place * p->entry->count * p->config->group + first) * stride;
   return (Rows){o, stride, o + p->config->dim, o + p->config->dim + 1, stride};
 }
 
@@ -146,15 +152,14 @@ static void attend_rows(const Part *p, const Task *task, uint32_t first, uint32_
   Scratch *s = &w->walk;
   const Walk walk = {e, p->layer, p->head, first, count};
   const Rows here = {s->output, c->dim, s->maximum, s->sum, 1}, folded = {w->output, c->dim, w->maximum, w->sum, 1};
-  const uint32_t window = c->windows[p->layer], earliest = e->position + first / c->group + 1;
-  const uint32_t begin = window != 0 && earliest > window ? earliest - window : 0;
+  const uint32_t begin = seen_from(p, e->position + first / c->group);
   const uint32_t end = min_u32(e->stored, e->position + (first + count - 1) / c->group + 1);
-  const uint32_t seen_from = begin / SPLIT_TOKENS, seen_to = begin < end ? (end - 1) / SPLIT_TOKENS + 1 : seen_from;
+  const uint32_t first_seen = begin / SPLIT_TOKENS, end_seen = begin < end ? (end - 1) / SPLIT_TOKENS + 1 : first_seen;
   pack_queries(p, first, count);
   clear_rows(&folded, count);
   const Rows *finished = &folded;
   for (uint32_t split = first_split; split < end_split; split++) {
-    const int seen = split >= seen_from && split < seen_to;
+    const int seen = split >= first_seen && split < end_seen;
     if (seen) {
       begin_rows(c, s, count);
       walk_tokens(c, s, &walk, split * SPLIT_TOKENS, min_u32(end, (split + 1) * SPLIT_TOKENS));
@@ -163,7 +168,7 @@ static void attend_rows(const Part *p, const Task *task, uint32_t first, uint32_
       const Rows partial = partial_rows(p, task, split, first);
       clear_rows(&partial, count);
       if (seen) fold_rows(c->dim, &partial, &here, count);
-    } else if (seen_to - seen_from == 1) {
+    } else if (end_seen - first_seen == 1) {
       if (seen) finished = &here;
     } else if (seen) {
       fold_rows(c->dim, &folded, &here, count);
@@ -174,41 +179,41 @@ static void attend_rows(const Part *p, const Task *task, uint32_t first, uint32_
 
 /* All splits of an entry and head are in its partials. */
 static void fold_partials(const Part *p, const Task *task, uint32_t splits) {
-  const uint32_t rows = p->entry->count * p->config->group;
-  const Rows all = partial_rows(p, task, 0, 0);
-  for (uint32_t split = 1; split < splits; split++) {
+  const uint32_t rows = p->entry->count * p->config->group, first = seen_from(p, p->entry->position) / SPLIT_TOKENS;
+  const Rows all = partial_rows(p, task, first, 0);
+  for (uint32_t split = first + 1; split < splits; split++) {
     const Rows later = partial_rows(p, task, split, 0);
     fold_rows(p->config->dim, &all, &later, rows);
   }
   write_rows(p, &all, 0, rows);
 }
 
-static void write_nothing(const Part *p) {
+static void write_nothing(const Part *p, uint32_t first, uint32_t end) {
   const Config *c = p->config;
   const Rows none = {p->worker->output, c->dim, p->worker->maximum, p->worker->sum, 1};
   clear_rows(&none, 1);
-  for (uint32_t row = 0; row < p->entry->count * c->group; row++) write_rows(p, &none, row, 1);
+  for (uint32_t row = first; row < end; row++) write_rows(p, &none, row, 1);
 }
 
 static void attend_head(const Part *p, const Task *task) {
   const Config *c = p->config;
   const Entry *e = p->entry;
-  const uint32_t rows = e->count * c->group, seen = min_u32(e->position + e->count, e->stored);
-  const uint32_t splits = (seen + SPLIT_TOKENS - 1) / SPLIT_TOKENS;
+  const uint32_t splits = (min_u32(e->position + e->count, e->stored) + SPLIT_TOKENS - 1) / SPLIT_TOKENS;
   const uint32_t first_split = task->partials ? task->first_split : 0, end_split = task->partials ? task->end_split : splits;
-  const uint32_t most = most_rows(c);
-  if (!(e->flags & ENTRY_DEAD)) {
-    if (!(e->flags & ENTRY_VISIT)) append(p, first_split * SPLIT_TOKENS, end_split * SPLIT_TOKENS);
-    for (uint32_t first = 0; first < rows; first += most)
-      attend_rows(p, task, first, min_u32(most, rows - first), first_split, end_split);
+  const uint32_t first_row = task->first_row, end_row = min_u32(task->end_row, e->count * c->group), most = most_rows(c);
+  const int dead = e->flags & ENTRY_DEAD;
+  if (!dead) {
+    if (!task->appended && !(e->flags & ENTRY_VISIT)) append(p, first_split * SPLIT_TOKENS, end_split * SPLIT_TOKENS);
+    for (uint32_t row = first_row; row < end_row; row += most)
+      attend_rows(p, task, row, min_u32(most, end_row - row), first_split, end_split);
   }
   if (task->partials) {
     /* Orders the partials of other workers before what follows. */
     if (__atomic_add_fetch(task->counter, 1, __ATOMIC_SEQ_CST) != task->parts) return;
     __atomic_store_n(task->counter, 0, __ATOMIC_SEQ_CST);
-    if (!(e->flags & ENTRY_DEAD)) fold_partials(p, task, splits);
+    if (!dead) fold_partials(p, task, splits);
   }
-  if (e->flags & ENTRY_DEAD) write_nothing(p);
+  if (dead) write_nothing(p, first_row, end_row);
 }
 
 /* What a worker must have of its own to call attend. */

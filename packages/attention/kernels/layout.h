@@ -62,12 +62,14 @@ typedef struct {
 /* A context is cut at multiples of this, whoever runs what: each piece is a softmax of its own. A multiple of any tile. */
 #define SPLIT_TOKENS 2048
 
-/* A piece of a step that one worker runs: entries, or heads of one entry, or splits of one head of one entry. */
+/* A piece of a step that one worker runs: entries, or heads of one entry, or rows or splits of one head of one entry. */
 typedef struct {
   uint32_t first_entry, end_entry;
   uint32_t first_head, end_head;
+  uint32_t first_row, end_row; /* that attend, of an entry's: token * group + query head; none where the task only appends */
+  uint32_t appended;           /* k and v were appended by other tasks, which are done */
   uint32_t first_split, end_split; /* where partials is null, all */
-  float *partials;                 /* [splits of the entry][rows][dim + 4]: o, maximum, sum, two unused; of this entry and head */
+  float *partials;                 /* [splits that are seen][rows][dim + 4]: o, maximum, sum, two unused; of this entry and head */
   uint32_t *counter;               /* finished tasks of this entry and head; the last one folds and sets it to 0 again */
   uint32_t parts;                  /* how many tasks they are */
 } Task;

@@ -34,7 +34,7 @@ const RING_END = COMMANDS + COMMAND_FIELDS * RING_COMMANDS;
 /** Times of workers follow the ring, each on a cache line of its own. */
 const WORKER_FIELDS = 16;
 
-export function controlBytes(workers: number): number {
+function controlBytes(workers: number): number {
   return 4 * (RING_END + WORKER_FIELDS * workers);
 }
 
@@ -53,7 +53,7 @@ export function busyTime(control: SharedArrayBuffer, worker: number): Float64Arr
 }
 
 /** Runs one task. */
-export type RunTask = (memory: number, step: number, layer: number, task: number) => void;
+type RunTask = (memory: number, step: number, layer: number, task: number) => void;
 
 /** In a worker: takes tasks for ever. Whatever `run` throws ends it. */
 export function serveRing(control: SharedArrayBuffer, worker: number, run: RunTask): never {

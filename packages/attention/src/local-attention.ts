@@ -33,10 +33,11 @@ import type { ShardPlan } from './plan-shards.ts';
 import type { Shard } from './shard.ts';
 import { SlotBlocks, type SlotShape } from './slot-blocks.ts';
 import {
+  attendStep,
   type KernelEntry,
-  layOutStep,
   markEntryDead,
   type StepLayout,
+  stageStep,
   stagingRowBytes,
   stepSlackBytes,
   wantLogSumExp,
@@ -142,7 +143,7 @@ export class LocalAttention implements StagedAttention {
     };
     const rowBytes = stagingRowBytes(geometry, rowDtype);
     this.limits = {
-      maxStepRows: Math.floor((heap.stagingBytes - stepSlackBytes(runner.workers)) / rowBytes),
+      maxStepRows: Math.floor((heap.stagingBytes - stepSlackBytes(geometry, runner.workers)) / rowBytes),
       maxSlots, // were they all in one shard
       maxSteps: MAX_STEPS,
     };
@@ -417,8 +418,8 @@ export class LocalAttention implements StagedAttention {
           own.push({ tables, position, count, stored: visit ? tokens : position + count, visit });
           rows += count;
         }
-        const layout = layOutStep(config, own, this.#runner.workers);
-        parts.push({ shard, entries: own, firstRow, rows, staging: shard.heap.stage(layout.bytes), layout });
+        const { address: staging, layout } = stageStep(shard.heap, config, own, this.#runner.workers);
+        parts.push({ shard, entries: own, firstRow, rows, staging, layout });
         firstRow += rows;
       }
     } catch (error) {
@@ -518,7 +519,7 @@ export class LocalAttention implements StagedAttention {
       const run = async (part: StepPart) => {
         const { shard, staging, layout, firstRow, rows } = part;
         wantLogSumExp(shard.heap, staging, layout, logSumExp !== undefined);
-        await this.#runner.attend(shard.index, staging, layer, layout.plan.tasks.length);
+        await attendStep(this.#runner, shard.index, staging, layout, layer);
         take(part);
         if (logSumExp === undefined) return;
         const at = (staging + layout.logSumExp) / 4;

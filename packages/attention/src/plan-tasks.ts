@@ -1,18 +1,21 @@
 /**
  * Cuts a step's rows in one memory into tasks of about equal work, a few a worker, so that one long sequence and 256 short ones
- * keep all workers busy. How a step is cut never changes its result: contexts are always folded split by split (SPLIT_TOKENS).
+ * keep all workers busy: between entries; a long one by KV heads; and where a head alone is too much, a chunk by rows, and a few
+ * rows by splits of their context. How a step is cut never changes its result: contexts are always folded split by split.
  */
 
 /** Of a context; SPLIT_TOKENS in kernels/layout.h. */
 export const SPLIT_TOKENS = 2048;
-/** All splits, where a task isn't about some. */
-export const ALL_SPLITS = 0xffff_ffff;
+/** Where a task isn't about some splits or rows. */
+export const ALL = 0xffff_ffff;
 /** Workers end at about the same time when each takes a few tasks. */
 const TASKS_PER_WORKER = 4;
 /** About 50 µs of a core: finer tasks cost more in waking workers than they gain. */
 const MIN_TASK_COST = 4096;
+/** Query rows that read a context together; MAX_ROWS in kernels/tile.h. */
+const WALK_ROWS = 64;
 /** Unfinished softmaxes of one step in one memory. */
-export const PARTIAL_BYTES = 8 << 20;
+export const PARTIAL_BYTES = 2 << 20;
 /** Floats beside o in a row of partials: maximum, sum, and two that keep it aligned. */
 const PARTIAL_EXTRA_FLOATS = 4;
 
@@ -22,8 +25,13 @@ export interface Task {
   readonly endEntry: number;
   readonly firstHead: number;
   readonly endHead: number;
+  /** Query rows of an entry, token by token; none of a task that only appends k and v. */
+  readonly firstRow: number;
+  readonly endRow: number;
+  /** Others append k and v before. */
+  readonly appended: boolean;
   readonly firstSplit: number;
-  /** ALL_SPLITS, or the softmaxes of the splits are left in partials, to be folded by the last of `parts` tasks. */
+  /** ALL, or the softmaxes of the splits are left in partials, to be folded by the last of `parts` tasks. */
   readonly endSplit: number;
   /** Bytes from the step's first partial to this entry's and head's. */
   readonly partials: number;
@@ -33,15 +41,20 @@ export interface Task {
 }
 
 export interface TaskPlan {
-  readonly tasks: readonly Task[];
+  /** To be done before the others begin: k and v of chunks that are cut by rows. Most steps have none. */
+  readonly append: readonly Task[];
+  readonly attend: readonly Task[];
   readonly counters: number;
   readonly partialBytes: number;
 }
 
-/** Of an entry: so many rows, which see tokens below `seen`. */
+/** Of an entry: so many rows, which see tokens from `from` to below `seen`. */
 export interface EntryWork {
   readonly rows: number;
+  readonly from: number;
   readonly seen: number;
+  /** They only look. */
+  readonly visit: boolean;
 }
 
 export interface HeadShape {
@@ -51,77 +64,110 @@ export interface HeadShape {
   readonly paddedDim: number;
 }
 
-/** A step has no more tasks than this, whatever its entries. */
+/** A plan has no more tasks than this, whatever its entries. */
 export function mostTasks(workers: number): number {
-  return 5 * TASKS_PER_WORKER * workers + 1;
+  return 6 * TASKS_PER_WORKER * workers + 1;
 }
 
 /** Of one KV head. Reading KV from memory takes as long as four rows' arithmetic. */
-function headCost({ rows, seen }: EntryWork, groupSize: number): number {
-  return (rows * groupSize + 4) * (seen + 16);
+function headCost({ rows, from, seen }: EntryWork, groupSize: number): number {
+  return (rows * groupSize + 4) * (seen - from + 16);
 }
 
-export function planTasks(entries: readonly EntryWork[], shape: HeadShape, workers: number): TaskPlan {
+/** @param partialBytes that may be used; without any, a few rows are cut by heads only */
+export function planTasks(
+  entries: readonly EntryWork[],
+  shape: HeadShape,
+  workers: number,
+  partialBytes = PARTIAL_BYTES,
+): TaskPlan {
   const { kvHeads, groupSize, paddedDim } = shape;
-  const tasks: Task[] = [];
+  const append: Task[] = [];
+  const attend: Task[] = [];
   let counters = 0;
-  let partialBytes = 0;
-  const add = (task: Partial<Task> & Pick<Task, 'firstEntry' | 'endEntry'>) => {
-    const all = {
-      firstHead: 0,
-      endHead: kvHeads,
-      firstSplit: 0,
-      endSplit: ALL_SPLITS,
-      partials: 0,
-      counter: 0,
-      parts: 1,
-    };
-    tasks.push({ ...all, ...task });
-  };
+  let usedBytes = 0;
+  const newTask = (task: Partial<Task> & Pick<Task, 'firstEntry' | 'endEntry'>): Task => ({
+    firstHead: 0,
+    endHead: kvHeads,
+    firstRow: 0,
+    endRow: ALL,
+    appended: false,
+    firstSplit: 0,
+    endSplit: ALL,
+    partials: 0,
+    counter: 0,
+    parts: 1,
+    ...task,
+  });
   const total = entries.reduce((sum, entry) => sum + kvHeads * headCost(entry, groupSize), 0);
   // One worker runs all in one go.
   const target =
     workers === 1 ? Number.POSITIVE_INFINITY : Math.max(total / (TASKS_PER_WORKER * workers), MIN_TASK_COST);
 
+  /** An entry that is too much for one task. */
+  const cut = (index: number, entry: EntryWork): void => {
+    const one = { firstEntry: index, endEntry: index + 1 };
+    const ofHead = headCost(entry, groupSize);
+    const rows = entry.rows * groupSize;
+    const [firstSplit, endSplit] = [Math.floor(entry.from / SPLIT_TOKENS), Math.ceil(entry.seen / SPLIT_TOKENS)];
+    const splits = endSplit - firstSplit;
+    const pieces = Math.ceil(ofHead / target);
+    const bytes = 4 * splits * rows * (paddedDim + PARTIAL_EXTRA_FLOATS);
+    if (pieces > 1 && rows > WALK_ROWS) {
+      const walks = Math.ceil(rows / WALK_ROWS);
+      for (const { first, end } of ranges(kvHeads, kvHeads)) {
+        for (const range of ranges(walks, pieces)) {
+          const part = { firstRow: WALK_ROWS * range.first, endRow: WALK_ROWS * range.end, appended: !entry.visit };
+          attend.push(newTask({ ...one, firstHead: first, endHead: end, ...part }));
+        }
+      }
+      if (entry.visit) return;
+      for (const { first, end } of ranges(kvHeads, Math.floor((kvHeads * ofHead) / target))) {
+        append.push(newTask({ ...one, firstHead: first, endHead: end, endRow: 0 }));
+      }
+    } else if (pieces > 1 && splits > 1 && usedBytes + kvHeads * bytes <= partialBytes) {
+      for (const { first, end } of ranges(kvHeads, kvHeads)) {
+        const parts = Math.min(pieces, splits);
+        for (const range of ranges(splits, pieces)) {
+          const of = { firstSplit: firstSplit + range.first, endSplit: firstSplit + range.end };
+          const part = { ...of, partials: usedBytes, counter: counters, parts };
+          attend.push(newTask({ ...one, firstHead: first, endHead: end, ...part }));
+        }
+        usedBytes += bytes;
+        counters++;
+      }
+    } else {
+      for (const { first, end } of ranges(kvHeads, Math.ceil((kvHeads * ofHead) / target))) {
+        attend.push(newTask({ ...one, firstHead: first, endHead: end }));
+      }
+    }
+  };
+
   let from = 0; // whole entries from here on wait to become a task
   let cost = 0;
   const flush = (to: number) => {
-    if (to > from) add({ firstEntry: from, endEntry: to });
+    if (to > from) attend.push(newTask({ firstEntry: from, endEntry: to }));
     from = to;
     cost = 0;
   };
   for (const [index, entry] of entries.entries()) {
-    const ofHead = headCost(entry, groupSize);
-    const ofEntry = kvHeads * ofHead;
-    if (cost + ofEntry > target) flush(index);
-    cost += ofEntry;
-    if (ofEntry <= target) continue;
-    // Too much for one task: cut by heads, and where a head alone is too much by splits.
-    const one = { firstEntry: index, endEntry: index + 1 };
-    const splits = Math.ceil(entry.seen / SPLIT_TOKENS);
-    const pieces = Math.min(splits, Math.ceil(ofHead / target));
-    const bytes = 4 * splits * entry.rows * groupSize * (paddedDim + PARTIAL_EXTRA_FLOATS);
-    if (pieces > 1 && partialBytes + kvHeads * bytes <= PARTIAL_BYTES) {
-      for (let head = 0; head < kvHeads; head++) {
-        for (let piece = 0; piece < pieces; piece++) {
-          const firstSplit = Math.floor((piece * splits) / pieces);
-          const endSplit = Math.floor(((piece + 1) * splits) / pieces);
-          const part = { partials: partialBytes, counter: counters, parts: pieces };
-          add({ ...one, firstHead: head, endHead: head + 1, firstSplit, endSplit, ...part });
-        }
-        partialBytes += bytes;
-        counters++;
-      }
-    } else {
-      const count = Math.min(kvHeads, Math.ceil(ofEntry / target));
-      for (let i = 0; i < count; i++) {
-        const firstHead = Math.floor((i * kvHeads) / count);
-        add({ ...one, firstHead, endHead: Math.floor(((i + 1) * kvHeads) / count) });
-      }
-    }
+    const own = kvHeads * headCost(entry, groupSize);
+    if (cost + own > target) flush(index);
+    cost += own;
+    if (own <= target) continue;
+    cut(index, entry);
     from = index + 1;
     cost = 0;
   }
   flush(entries.length);
-  return { tasks, counters, partialBytes };
+  return { append, attend, counters, partialBytes: usedBytes };
+}
+
+/** 0 to `count` - 1 in up to `pieces` even ranges, at least one. */
+function ranges(count: number, pieces: number): readonly { readonly first: number; readonly end: number }[] {
+  const most = Math.min(count, Math.max(1, pieces));
+  return Array.from({ length: most }, (_, i) => ({
+    first: Math.floor((i * count) / most),
+    end: Math.floor(((i + 1) * count) / most),
+  }));
 }

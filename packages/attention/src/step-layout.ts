@@ -1,6 +1,6 @@
 /**
  * What the host writes for the kernels, as kernels/layout.h has it: a memory's Config, and a step's descriptor, entries and tasks
- * with the room for its rows. All of a step lies in one piece of staging, whose address is that of its descriptor.
+ * with the room for its rows. All of a step lies in one piece of staging.
  */
 import {
   type AttentionGeometry,
@@ -11,9 +11,10 @@ import {
   type RowDtype,
 } from '@glinthawk/core';
 import type { Int8Kernel } from './kernel.ts';
+import type { KernelRunner } from './kernel-runner.ts';
 import type { LayerGroup } from './kv-blocks.ts';
 import type { PageLayout } from './page-layout.ts';
-import { mostTasks, PARTIAL_BYTES, planTasks, type TaskPlan } from './plan-tasks.ts';
+import { mostTasks, planTasks, type Task, type TaskPlan } from './plan-tasks.ts';
 import { roundUp, type WasmHeap } from './wasm-heap.ts';
 
 /** The enum in kernels/layout.h. int8 pages are laid out by the kernel that reads them. */
@@ -29,7 +30,7 @@ const KERNEL_DTYPES: Readonly<Record<Exclude<KvDtype, 'int8'> | Int8Kernel, numb
 const CONFIG_FIELDS = 18;
 const STEP_FIELDS = 5;
 const ENTRY_FIELDS = 6;
-const TASK_FIELDS = 9;
+const TASK_FIELDS = 12;
 
 const LOG_SUM_EXP_FIELD = 2; // of Step
 const FLAGS_FIELD = 4; // of Entry
@@ -102,11 +103,25 @@ export interface KernelEntry {
   readonly visit: boolean;
 }
 
+/** Tasks that run at the same time: a descriptor, at an offset from the start of staging. */
+export interface StepPass {
+  readonly descriptor: number;
+  readonly tasksAt: number;
+  readonly tasks: readonly Task[];
+}
+
+/** How a step runs on layers of one window: pass after pass. */
+export interface WindowPlan {
+  readonly plan: TaskPlan;
+  readonly passes: readonly StepPass[];
+}
+
 /** Where a step's parts lie from the start of its staging, each on a cache line of its own. */
 export interface StepLayout {
-  readonly plan: TaskPlan;
-  readonly entries: number; // the descriptor is before them, at 0
-  readonly tasks: number;
+  readonly plans: readonly WindowPlan[];
+  /** Of `plans`, by layer. */
+  readonly planOfLayer: readonly number[];
+  readonly entries: number;
   readonly counters: number;
   readonly qkv: number;
   readonly output: number;
@@ -118,30 +133,47 @@ export interface StepLayout {
 
 type StepConfig = Pick<KernelConfig, 'geometry' | 'rowDtype' | 'layout'>;
 
-export function layOutStep(config: StepConfig, entries: readonly KernelEntry[], workers: number): StepLayout {
+/** @param partialBytes that the step may use at most, as for planTasks */
+export function layOutStep(
+  config: StepConfig,
+  entries: readonly KernelEntry[],
+  workers: number,
+  partialBytes?: number,
+): StepLayout {
   const { geometry, rowDtype, layout } = config;
   const { kvHeads, groupSize } = geometry;
-  const work = entries.map(({ position, count, stored }) => ({
-    rows: count,
-    seen: Math.min(position + count, stored),
-  }));
-  const plan = planTasks(work, { kvHeads, groupSize, paddedDim: layout.paddedDim }, workers);
-  const rows = work.reduce((sum, entry) => sum + entry.rows, 0);
-  let bytes = roundUp(4 * STEP_FIELDS);
+  let bytes = 0;
   const take = (size: number) => {
     const at = bytes;
     bytes += roundUp(size);
     return at;
   };
+  const windows = [...new Set(geometry.windows)];
+  const shape = { kvHeads, groupSize, paddedDim: layout.paddedDim };
+  const plans = windows.map((window): WindowPlan => {
+    const work = entries.map(({ position, count, stored, visit }) => {
+      const seen = Math.min(position + count, stored);
+      const from = window === 0 ? 0 : Math.min(seen, Math.max(0, position + 1 - window));
+      return { rows: count, from, seen, visit };
+    });
+    const plan = planTasks(work, shape, workers, partialBytes);
+    const passes = [plan.append, plan.attend]
+      .filter((tasks) => tasks.length > 0)
+      .map((tasks) => ({ tasks, descriptor: take(4 * STEP_FIELDS), tasksAt: take(4 * TASK_FIELDS * tasks.length) }));
+    return { plan, passes };
+  });
+  const rows = entries.reduce((sum, { count }) => sum + count, 0);
+  // Layers run one after the other: plans share what they leave as they found it.
+  const most = (of: (plan: TaskPlan) => number) => Math.max(...plans.map(({ plan }) => of(plan)));
   return {
-    plan,
+    plans,
+    planOfLayer: geometry.windows.map((window) => windows.indexOf(window)),
     entries: take(4 * ENTRY_FIELDS * entries.length),
-    tasks: take(4 * TASK_FIELDS * plan.tasks.length),
-    counters: take(4 * plan.counters),
+    counters: take(4 * most(({ counters }) => counters)),
     qkv: take(rows * qkvRowBytes(geometry, rowDtype)),
     output: take(rows * outputRowBytes(geometry, rowDtype)),
     logSumExp: take(4 * rows * groupSize * kvHeads),
-    partials: take(plan.partialBytes),
+    partials: take(most((plan) => plan.partialBytes)),
     bytes,
   };
 }
@@ -152,19 +184,52 @@ export function stagingRowBytes(geometry: AttentionGeometry, rowDtype: RowDtype)
   return 4 * ENTRY_FIELDS + qkvRowBytes(geometry, rowDtype) + outputRowBytes(geometry, rowDtype) + 4 * heads;
 }
 
-/** Counters are fewer than tasks; each part is rounded up to a cache line. */
-export function stepSlackBytes(workers: number): number {
-  return roundUp(4 * STEP_FIELDS) + 4 * (TASK_FIELDS + 1) * mostTasks(workers) + PARTIAL_BYTES + 8 * roundUp(1);
+/** Without partials. Counters are fewer than tasks; each part is rounded up to a cache line. */
+export function stepSlackBytes({ windows }: AttentionGeometry, workers: number): number {
+  const ofPlan = 2 * roundUp(4 * STEP_FIELDS) + 4 * (TASK_FIELDS + 1) * mostTasks(workers) + 2 * roundUp(1);
+  return new Set(windows).size * ofPlan + 6 * roundUp(1);
+}
+
+/** A step's room in staging; where there is none for partials, a step that goes without. @throws CapacityError */
+export function stageStep(
+  heap: WasmHeap,
+  config: StepConfig,
+  entries: readonly KernelEntry[],
+  workers: number,
+): { readonly address: number; readonly layout: StepLayout } {
+  const layout = layOutStep(config, entries, workers);
+  try {
+    return { address: heap.stage(layout.bytes), layout };
+  } catch (error) {
+    const smaller = layOutStep(config, entries, workers, 0);
+    if (smaller.bytes === layout.bytes) throw error;
+    return { address: heap.stage(smaller.bytes), layout: smaller };
+  }
 }
 
 /** @param address of staging of `layout.bytes` bytes */
 export function writeStep(heap: WasmHeap, address: number, layout: StepLayout, entries: readonly KernelEntry[]): void {
   const { u32 } = heap;
-  const { plan } = layout;
-  u32.set(
-    [address + layout.qkv, address + layout.output, 0, address + layout.entries, address + layout.tasks],
-    address / 4,
-  );
+  for (const { descriptor, tasksAt, tasks } of passesOf(layout)) {
+    const [qkv, output] = [address + layout.qkv, address + layout.output];
+    u32.set([qkv, output, 0, address + layout.entries, address + tasksAt], (address + descriptor) / 4);
+    let at = (address + tasksAt) / 4;
+    for (const task of tasks) {
+      u32[at] = task.firstEntry;
+      u32[at + 1] = task.endEntry;
+      u32[at + 2] = task.firstHead;
+      u32[at + 3] = task.endHead;
+      u32[at + 4] = task.firstRow;
+      u32[at + 5] = task.endRow;
+      u32[at + 6] = Number(task.appended);
+      u32[at + 7] = task.firstSplit;
+      u32[at + 8] = task.endSplit;
+      u32[at + 9] = task.parts > 1 ? address + layout.partials + task.partials : 0;
+      u32[at + 10] = task.parts > 1 ? address + layout.counters + 4 * task.counter : 0;
+      u32[at + 11] = task.parts;
+      at += TASK_FIELDS;
+    }
+  }
   let firstRow = 0;
   let at = (address + layout.entries) / 4;
   for (const { tables, position, count, stored, visit } of entries) {
@@ -172,21 +237,36 @@ export function writeStep(heap: WasmHeap, address: number, layout: StepLayout, e
     firstRow += count;
     at += ENTRY_FIELDS;
   }
-  at = (address + layout.tasks) / 4;
-  for (const task of plan.tasks) {
-    u32.set([task.firstEntry, task.endEntry, task.firstHead, task.endHead, task.firstSplit, task.endSplit], at);
-    const cut = task.parts > 1;
-    u32[at + 6] = cut ? address + layout.partials + task.partials : 0;
-    u32[at + 7] = cut ? address + layout.counters + 4 * task.counter : 0;
-    u32[at + 8] = task.parts;
-    at += TASK_FIELDS;
+  u32.fill(0, (address + layout.counters) / 4, (address + layout.qkv) / 4);
+}
+
+function passesOf({ plans }: StepLayout): readonly StepPass[] {
+  return plans.flatMap(({ passes }) => passes);
+}
+
+/** How a step runs on a layer. */
+export function passesOfLayer({ plans, planOfLayer }: StepLayout, layer: number): readonly StepPass[] {
+  return plans[planOfLayer[layer] ?? 0]?.passes ?? [];
+}
+
+/** Runs a layer of a step that was written. */
+export async function attendStep(
+  runner: KernelRunner,
+  memory: number,
+  address: number,
+  layout: StepLayout,
+  layer: number,
+): Promise<void> {
+  for (const { descriptor, tasks } of passesOfLayer(layout, layer)) {
+    await runner.attend(memory, address + descriptor, layer, tasks.length);
   }
-  u32.fill(0, (address + layout.counters) / 4, (address + layout.counters) / 4 + plan.counters);
 }
 
 /** Whether the next attend writes log-sum-exps; at first it doesn't. Not while one is under way. */
 export function wantLogSumExp(heap: WasmHeap, address: number, layout: StepLayout, wanted: boolean): void {
-  heap.u32[address / 4 + LOG_SUM_EXP_FIELD] = wanted ? address + layout.logSumExp : 0;
+  for (const { descriptor } of passesOf(layout)) {
+    heap.u32[(address + descriptor) / 4 + LOG_SUM_EXP_FIELD] = wanted ? address + layout.logSumExp : 0;
+  }
 }
 
 /** Tells the kernels to leave the entry's KV alone and to write zeros for its rows. */

@@ -34,6 +34,9 @@ export interface AttentionTierOptions {
   /** Nodes that nobody knows of yet will be attached. */
   readonly nodesMayJoin: boolean;
   readonly attendTimeoutMs: number;
+  /** Tokens of one sequence in a step, at most. */
+  readonly stepTokens: number;
+  readonly prefixSharing: boolean;
   readonly logger: Logger;
   readonly onJoined: (node: NodeConnection) => void;
   readonly onLost: (node: NodeConnection, error: NodeLostError) => void;
@@ -199,10 +202,12 @@ export class AttentionTier {
     return { sent, received };
   }
 
-  describe(): { name: string; connected: boolean; usedBlocks: number; blocks: number }[] {
+  describe(): { name: string; connected: boolean; usedBlocks: number; cachedBlocks: number; blocks: number }[] {
     return this.#places.map(({ name, connection, blocks }) => {
-      const usedBlocks = connection?.shards.reduce((sum, shard) => sum + shard.usedBlocks, 0) ?? 0;
-      return { name, connected: connection !== null, usedBlocks, blocks };
+      const shards = connection?.shards ?? [];
+      const usedBlocks = shards.reduce((sum, shard) => sum + shard.usedBlocks, 0);
+      const cachedBlocks = shards.reduce((sum, shard) => sum + shard.cachedBlocks, 0);
+      return { name, connected: connection !== null, usedBlocks, cachedBlocks, blocks };
     });
   }
 
@@ -243,9 +248,12 @@ export class AttentionTier {
   }
 
   #settle(place: Place, index: number, backend: AttentionBackend): void {
+    const { attendTimeoutMs, stepTokens, prefixSharing } = this.#options;
     const connection: NodeConnection = new NodeConnection(index, backend, {
       speed: place.speed,
-      attendTimeoutMs: this.#options.attendTimeoutMs,
+      attendTimeoutMs,
+      stepTokens,
+      prefixSharing,
       onLost: (error) => this.#lost(connection, error),
     });
     place.connection = connection;

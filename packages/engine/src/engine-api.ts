@@ -21,6 +21,11 @@ export interface EngineOptions {
   readonly inFlight?: number | 'auto';
   /** Tokens of one prompt that go through in one step, at most. */
   readonly prefillChunk?: number;
+  /**
+   * Prompts that begin alike share the KV of what they have in common, and KV that sequences leave stays for others as long as nobody
+   * needs the room. Default: true.
+   */
+  readonly prefixSharing?: boolean;
   readonly policy?: 'fcfs' | 'deepest-first' | 'starvation-first';
   /** With no attention node left: wait for one to come back rather than fail. */
   readonly waitForNodes?: boolean;
@@ -89,7 +94,9 @@ export interface EngineStats {
   readonly running: number;
   readonly finished: number;
   readonly failed: number;
+  /** Of the prompts that were taken up: computed, or found as KV of a sequence that begins alike (`prefixHitTokens`). */
   readonly promptTokens: number;
+  readonly prefixHitTokens: number;
   readonly generatedTokens: number;
   readonly preemptions: number;
   readonly nodesLost: number;
@@ -97,7 +104,10 @@ export interface EngineStats {
   readonly rows: number;
   readonly inFlight: number;
   readonly microBatchRows: number;
+  /** Held by sequences; a block that several share counts once. */
   readonly usedBlocks: number;
+  /** Held by none, and kept in case that one begins alike or goes on: they give way when there is no other room. */
+  readonly cachedBlocks: number;
   readonly totalBlocks: number;
   /** Of used blocks. */
   readonly kvBytes: number;
@@ -129,6 +139,7 @@ export interface EngineStats {
     readonly name: string;
     readonly connected: boolean;
     readonly usedBlocks: number;
+    readonly cachedBlocks: number;
     readonly blocks: number;
   }[];
 }

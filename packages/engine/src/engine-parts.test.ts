@@ -127,9 +127,9 @@ describe('a context that grows out of its shard', () => {
     let engine: EngineApi | undefined;
     const seen: (readonly ResidentReport[])[] = [];
     const observer = watched([], seen, () => engine);
-    const nodes = [12, 12, 48].map((blocks) => ({ blockTokens: 4, shards: [blocks] }));
+    const nodes = [12, 12, 120].map((blocks) => ({ blockTokens: 4, shards: [blocks] }));
     ({ engine } = await rig(nodes, { microBatchRows: 16, inFlight: 2, observer }));
-    const given = Array.from({ length: 8 }, (_, i) => requestOf(`r${i}`, [i, i + 1], 17 + i));
+    const given = Array.from({ length: 9 }, (_, i) => requestOf(`r${i}`, [i, i + 1], 40));
     await expectAll(engine, given);
     expect(engine.stats().preemptions).toBe(0);
     expect(Math.max(...seen.map((residents) => residents.length))).toBeGreaterThan(given.length);
@@ -153,7 +153,8 @@ describe('a context that grows out of its shard', () => {
 });
 
 describe('sliding windows', () => {
-  const windows = [8, 8, 8];
+  // Odd: the fake model rounds what is summed up, and no half may come of it.
+  const windows = [7, 7, 7];
 
   it('parts that left every window are given back while the sequence goes on', async () => {
     const seen: (readonly ResidentReport[])[] = [];
@@ -161,8 +162,8 @@ describe('sliding windows', () => {
     const observer = watched([], seen, () => engine);
     ({ engine } = await rig(
       [
-        { blockTokens: 4, shards: [8] },
-        { blockTokens: 4, shards: [8] },
+        { blockTokens: 4, shards: [4, 4] },
+        { blockTokens: 4, shards: [4, 4] },
       ],
       { prefillChunk: 6, observer },
       { config: { windows } },
@@ -172,11 +173,12 @@ describe('sliding windows', () => {
     const [got, expected] = [await outcomes(engine, [request]), await outcomes(alone.engine, [request])];
     expect(got.get('long')?.ids).toEqual(expected.get('long')?.ids);
     expect(new Set(seen.flat().map(({ node }) => node))).toEqual(new Set([0, 1]));
-    expect(seen.at(-1)?.map(({ node }) => node)).toEqual([1]);
+    expect(Math.max(...seen.map((parts) => parts.length))).toBeGreaterThan(2);
+    expect(seen.at(-1)?.reduce((sum, { blocks }) => sum + blocks, 0)).toBeLessThanOrEqual(4);
   });
 
   it('some layers with, some without: as in one shard', async () => {
-    const config = { windows: [0, 6, 6] };
+    const config = { windows: [0, 5, 5] };
     const request = requestOf('long', prompt(60), 20);
     const whole = await rig([{ blockTokens: 4, shards: [200] }], {}, { config });
     const parts = await rig(

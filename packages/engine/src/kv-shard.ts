@@ -9,6 +9,8 @@ import { heldBlocks, type Slot } from '@glinthawk/attention';
 /** What a block is, at one node. */
 export interface BlockShape {
   readonly blockTokens: number;
+  /** Tokens of one slot in a step, at most: what leaves a window is given back only when a step is over. */
+  readonly stepTokens: number;
   /** By layer group: how many latest tokens its layers see; 0 is all. */
   readonly windows: readonly number[];
 }
@@ -37,6 +39,8 @@ export class KvPart<R> {
   tokens = 0;
   /** Blocks that it does not have yet and nobody else may take. */
   promised = 0;
+  /** Tokens that it is to have soon, stored or not: what its rows will read. */
+  expected = 0;
   /** By layer group. */
   readonly tables: readonly BlockTable[];
 
@@ -51,6 +55,11 @@ export class KvPart<R> {
   /** Blocks that it holds, shared ones too. */
   get blocks(): number {
     return this.tables.reduce((sum, { blocks }) => sum + blocks.length, 0);
+  }
+
+  /** Tokens that its sequence's rows read there, now or soon. */
+  get readTokens(): number {
+    return Math.max(this.tokens, this.expected);
   }
 
   /** Blocks that are free for others when it is gone, or only cached: those that no other sequence holds, and promised ones. */
@@ -146,14 +155,22 @@ export class KvShard<R> {
     return this.blocks - this.#used - this.#cached;
   }
 
-  /** Tokens that one slot can hold from its first on, with the whole shard to itself. */
+  /** Tokens that slots of full contexts hold together. */
   get tokens(): number {
-    return this.tokensIn(this.blocks);
+    return Math.floor(this.blocks / this.shape.windows.length) * this.shape.blockTokens;
   }
 
-  /** Tokens of a new slot that so many blocks hold. */
+  /** Tokens that one slot can come to with so many blocks; Infinity where all layers have windows, and these fit. */
   tokensIn(blocks: number): number {
-    return Math.floor(blocks / this.shape.windows.length) * this.shape.blockTokens;
+    let least = 0;
+    let most = 1 + blocks;
+    if (this.blocksFor(most * this.shape.blockTokens) <= blocks) return Number.POSITIVE_INFINITY;
+    while (most - least > 1) {
+      const middle = Math.floor((least + most) / 2);
+      if (this.blocksFor(middle * this.shape.blockTokens) <= blocks) least = middle;
+      else most = middle;
+    }
+    return least * this.shape.blockTokens;
   }
 
   /** Of so many tokens those that fill blocks. */
@@ -161,16 +178,42 @@ export class KvShard<R> {
     return Math.floor(tokens / this.shape.blockTokens) * this.shape.blockTokens;
   }
 
-  /** Blocks of a new slot of so many tokens, were it filled in one step. */
-  blocksFor(tokens: number): number {
-    return this.shape.windows.length * Math.ceil(tokens / this.shape.blockTokens);
+  /**
+   * Blocks of what is free that a slot needs to come to so many tokens, at most: its own, less what it shares with `from`, and of that
+   * what is only cached.
+   */
+  blocksFor(tokens: number, from?: { readonly part: KvPart<R>; readonly tokens: number }): number {
+    const { blockTokens, stepTokens, windows } = this.shape;
+    const shared = from === undefined ? 0 : Math.floor(from.tokens / blockTokens);
+    let needed = 0;
+    for (const [group, window] of windows.entries()) {
+      const most = window === 0 ? Number.POSITIVE_INFINITY : Math.ceil((window - 1 + stepTokens) / blockTokens) + 1;
+      needed += Math.min(Math.ceil(tokens / blockTokens) - shared, most);
+      if (from === undefined || from.part.owner !== null) continue;
+      const { from: first, blocks } = from.part.tables[group] as BlockTable;
+      const seen = heldBlocks(window, blockTokens, from.tokens, from.tokens).from;
+      for (let i = seen; i < shared; i++) if (blocks[i - first]?.used === 0) needed++;
+    }
+    return needed;
   }
 
   /** Tokens that residents' rows read at each of their steps, whatever is shared. */
   get residentTokens(): number {
     let tokens = 0;
-    for (const part of this.residents) tokens += part.tokens;
+    for (const part of this.residents) tokens += part.readTokens;
     return tokens;
+  }
+
+  /** Blocks that are vacant when what is cached of the part from token `from` on is gone. */
+  vacatedBlocks(part: KvPart<R>, from: number): number {
+    const first = Math.ceil(from / this.shape.blockTokens);
+    let vacated = 0;
+    for (const table of part.tables) {
+      for (const [i, { used, cached }] of table.blocks.entries()) {
+        if (table.from + i >= first && used === 0 && cached === 1) vacated++;
+      }
+    }
+    return vacated;
   }
 
   open(owner: R | null, slot: Slot, firstToken = 0): KvPart<R> {

@@ -2,9 +2,10 @@
  * One attention node while it is connected: its backend, the account of its KV, what it takes at once, and what it has under way.
  * Whatever the backend throws or leaves unanswered ends here as one of two things: the node is full, or the node is lost.
  */
-import { type AttentionBackend, layerGroups, type StepEntry } from '@glinthawk/attention';
+import type { AttentionBackend, StepEntry } from '@glinthawk/attention';
 import { CapacityError, NodeLostError, toError } from '@glinthawk/core';
-import { type KvPart, KvShard, type PartRows, SlotTable } from './kv-shard.ts';
+import type { KvPart, KvShard, PartRows } from './kv-shard.ts';
+import { type KvBackend, NodeKv, type NodeKvOptions } from './node-kv.ts';
 import type { NodeSpeed } from './scheduler/placement.ts';
 import type { Sequence } from './sequence.ts';
 
@@ -32,7 +33,6 @@ export class NodeFullError extends CapacityError {
 export class NodeConnection {
   readonly index: number;
   readonly backend: AttentionBackend;
-  readonly shards: readonly KvShard<Sequence>[];
   readonly speed: NodeSpeed;
   /** Attends and rows under way. */
   attends = 0;
@@ -49,12 +49,11 @@ export class NodeConnection {
   refusedTokens = Number.POSITIVE_INFINITY;
   #stepsSinceChange = 0;
   #hasEndedSteps = false;
-  #mostSlots: number;
   #busyPerAttendMs = 0;
   #measured = { busyMs: 0, attends: 0 };
   #attendsEnded = 0;
   #kvTokensEnded = 0;
-  readonly #slots = new SlotTable();
+  readonly #kv: NodeKv;
   readonly #onLost: (error: NodeLostError) => void;
   /** How to reject each attend under way, and when it began; oldest first. */
   readonly #underWay = new Map<(error: NodeLostError) => void, number>();
@@ -66,7 +65,7 @@ export class NodeConnection {
   constructor(
     index: number,
     backend: AttentionBackend,
-    options: {
+    options: Omit<NodeKvOptions, 'node'> & {
       readonly speed: NodeSpeed;
       readonly attendTimeoutMs: number;
       readonly onLost: (error: NodeLostError) => void;
@@ -79,11 +78,23 @@ export class NodeConnection {
     this.#onLost = options.onLost;
     this.mostSteps = Math.max(1, backend.limits?.maxSteps ?? Number.POSITIVE_INFINITY);
     this.mostStepRows = Math.max(1, backend.limits?.maxStepRows ?? Number.POSITIVE_INFINITY);
-    this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
-    const { blockTokens, shards } = backend.capacity;
-    const shape = { blockTokens, windows: layerGroups(backend.geometry).map(({ window }) => window) };
-    this.shards = shards.map(({ blocks }, shard) => new KvShard({ node: index, index: shard }, shape, blocks));
+    const { stepTokens, prefixSharing } = options;
+    const told: KvBackend = {
+      capacity: backend.capacity,
+      geometry: backend.geometry,
+      limits: backend.limits,
+      open: (slot, shard) => backend.open(slot, shard),
+      fork: (slot, parent, tokens) => backend.fork(slot, parent, tokens),
+      free: (slot) => {
+        if (this.#loss === null) this.#guarded(() => backend.free(slot));
+      },
+    };
+    this.#kv = new NodeKv(told, { node: index, stepTokens, prefixSharing });
     backend.lost.then((error) => this.lose(error));
+  }
+
+  get shards(): readonly KvShard<Sequence>[] {
+    return this.#kv.shards;
   }
 
   get isLost(): boolean {
@@ -96,11 +107,11 @@ export class NodeConnection {
 
   /** Whether it takes another sequence, as far as it isn't a matter of KV blocks. */
   get admits(): boolean {
-    return this.#slots.taken < this.#mostSlots && !(this.strained && this.residents > 0);
+    return this.#kv.slotsLeft > 0 && !(this.strained && this.residents > 0);
   }
 
   get slotsLeft(): number {
-    return Math.max(0, this.#mostSlots - this.#slots.taken);
+    return this.#kv.slotsLeft;
   }
 
   /** Parts of one context that it takes: each is a slot, and a row for every row. */
@@ -111,7 +122,7 @@ export class NodeConnection {
 
   /** Tokens of each part that a context could have here, with the whole node to itself. */
   get partTokens(): readonly number[] {
-    const tokens = this.shards.map((shard) => shard.tokens);
+    const tokens = this.shards.map((shard) => shard.tokensIn(shard.blocks));
     return tokens.length <= this.mostParts ? tokens : tokens.sort((a, b) => b - a).slice(0, this.mostParts);
   }
 
@@ -141,37 +152,56 @@ export class NodeConnection {
     this.mostStepRows = Math.max(1, Math.min(this.mostStepRows, most.rows ?? this.mostStepRows));
   }
 
+  /** As NodeKv.place. @throws NodeLostError; NodeFullError when it refuses the slot */
+  place(sequence: Sequence, shard: KvShard<Sequence>): KvPart<Sequence> {
+    return this.#asked(() => this.#kv.place(sequence, shard));
+  }
+
   /** Opens a slot on a shard. @throws NodeLostError; NodeFullError when it refuses the slot */
   open(sequence: Sequence, shard: KvShard<Sequence>, firstToken = 0): KvPart<Sequence> {
-    const slot = this.#slots.take();
-    try {
-      this.backend.open(slot, shard.index);
-    } catch (error) {
-      this.#slots.giveBack(slot);
-      if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
-      throw this.#failure(error);
-    }
-    return shard.open(sequence, slot, firstToken);
+    return this.#asked(() => this.#kv.open(sequence, shard, firstToken));
+  }
+
+  /** More of a sequence's KV stands. */
+  advance(part: KvPart<Sequence>, sequence: Sequence): void {
+    this.#kv.advance(part, sequence);
+  }
+
+  /** A sequence leaves its part; what stands of it is kept as long as there is room. */
+  leave(part: KvPart<Sequence>, sequence: Sequence): void {
+    this.#kv.leave(part, sequence);
   }
 
   free(part: KvPart<Sequence>): void {
-    part.shard.free(part);
-    this.#slots.giveBack(part.slot);
-    if (this.#loss === null) this.#guarded(() => this.backend.free(part.slot));
+    this.#kv.free(part);
+  }
+
+  /** As NodeKv.match. */
+  match(sequence: Sequence, shard: KvShard<Sequence>) {
+    return this.#kv.match(sequence, shard);
+  }
+
+  /** Slots that are kept for whom they may be of use. */
+  get cachedSlots(): number {
+    return this.#kv.cachedSlots;
+  }
+
+  /** As NodeKv.dropCached. */
+  dropCached(): boolean {
+    return this.#kv.dropCached();
   }
 
   /** Blocks are counted as the node counts them when it is told. @throws NodeFullError */
   announce(id: number, rows: readonly PartRows<Sequence>[]): void {
     if (this.#loss !== null) return;
-    const entries = rows.map(({ part, position, count, visit }): StepEntry => {
-      if (visit) {
-        part.shard.visit(part, position);
-        return { slot: part.slot, position, count, visit };
-      }
-      part.shard.announce(part, position, count);
-      return { slot: part.slot, position, count };
+    const entries = rows.map(
+      ({ part: { slot }, position, count, visit }): StepEntry =>
+        visit ? { slot, position, count, visit } : { slot, position, count },
+    );
+    this.#guarded(() => {
+      this.#kv.announce(rows);
+      this.backend.announce({ id, entries });
     });
-    this.#guarded(() => this.backend.announce({ id, entries }));
   }
 
   retire(stepId: number): void {
@@ -279,6 +309,14 @@ export class NodeConnection {
       this.loseIfStalled(this.#attendTimeoutMs);
       this.#watch();
     }, dueMs);
+  }
+
+  #asked<T>(call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw this.#failure(error);
+    }
   }
 
   /** What a failure of the backend means here; the node is lost unless it was only full. */

@@ -43,7 +43,7 @@ function nodeOf(index: number, factor: number, logSumExp: number) {
 
 let slots = 0;
 function part(node: number, firstToken: number, tokens: number): KvPart<Sequence> {
-  const shard = new KvShard<Sequence>({ node, index: 0 }, { blockTokens: 16, windows: [0] }, 9);
+  const shard = new KvShard<Sequence>({ node, index: 0 }, { blockTokens: 16, stepTokens: 512, windows: [0] }, 9);
   const made = new KvPart<Sequence>(null, shard, { index: slots++, generation: 1 }, firstToken);
   made.tokens = tokens;
   return made;

@@ -345,6 +345,7 @@ export class Runner {
   /** Ends one request with an error event; the others go on. */
   fail(sequence: Sequence, error: GlinthawkError): void {
     sequence.ended = true;
+    sequence.failed = true;
     this.totals.failed++;
     sequence.job.push({ type: 'error', id: sequence.request.id, error });
   }

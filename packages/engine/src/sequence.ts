@@ -6,6 +6,7 @@ import type { Tokenizer } from '@glinthawk/core';
 import { Detokenizer } from './detokenizer.ts';
 import type { Job } from './job.ts';
 import type { Placement } from './kv-shard.ts';
+import { extendChain } from './prefix-index.ts';
 import type { FinishReason, GenerationEvent, GenerationRequest, TokenLogprobs } from './request.ts';
 import type { TokenCounts } from './sampler.ts';
 import type { PendingSequence } from './scheduler/policy.ts';
@@ -38,12 +39,16 @@ export class Sequence implements PendingSequence, TokenCounts {
   leaving = false;
   /** Finished, failed or dropped: nothing of it is wanted any more. */
   ended = false;
+  /** Its KV is not to be trusted: nobody else is to have it. */
+  failed = false;
   readonly #settings: SequenceSettings;
   readonly #detokenizer: Detokenizer;
   readonly #logprobs: TokenLogprobs[] = [];
   #tokens: Uint32Array;
   #length: number;
   #text = '';
+  /** By tokens of a block, which nodes may differ in. */
+  readonly #chains = new Map<number, number[]>();
   #prompt: ReadonlySet<number> | null = null;
   /** Counted from the first time that somebody asks. */
   #generated: Map<number, number> | null = null;
@@ -67,6 +72,22 @@ export class Sequence implements PendingSequence, TokenCounts {
 
   get generatedTokens(): number {
     return this.#length - this.promptTokens;
+  }
+
+  /** Prompt and generated tokens; a view, good until the next one is generated. */
+  get tokens(): Uint32Array {
+    return this.#tokens.subarray(0, this.#length);
+  }
+
+  /** The hashes of its whole blocks of so many tokens. */
+  chain(blockTokens: number): readonly number[] {
+    let chain = this.#chains.get(blockTokens);
+    if (chain === undefined) {
+      chain = [];
+      this.#chains.set(blockTokens, chain);
+    }
+    extendChain(chain, this.tokens, blockTokens);
+    return chain;
   }
 
   get pendingTokens(): number {

@@ -9,7 +9,7 @@ const layOut = (rows: readonly LaidRows[]) => layOutStep(rows, (index) => nodes[
 
 let slots = 0;
 function part(node: number, index: number, firstToken = 0, tokens = 0): KvPart<Sequence> {
-  const shard = new KvShard<Sequence>({ node, index }, { blockTokens: 16, windows: [0] }, 100);
+  const shard = new KvShard<Sequence>({ node, index }, { blockTokens: 16, stepTokens: 512, windows: [0] }, 100);
   const made = new KvPart(null, shard, { index: slots++, generation: 1 }, firstToken);
   made.tokens = tokens;
   return made;

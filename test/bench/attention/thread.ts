@@ -10,8 +10,9 @@ import { instantiateKernel } from '../../../packages/attention/src/kernel.ts';
 import { planShards } from '../../../packages/attention/src/plan-shards.ts';
 import {
   type KernelEntry,
-  layOutStep,
+  passesOfLayer,
   type StepLayout,
+  stageStep,
   writeConfig,
   writeStep,
 } from '../../../packages/attention/src/step-layout.ts';
@@ -95,10 +96,14 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   };
 
   const stage = (entries: readonly KernelEntry[]): { readonly step: number; readonly staging: StepLayout } => {
-    const staging = layOutStep({ geometry, rowDtype: 'f32', layout }, entries, 1);
-    const step = heap.stage(staging.bytes);
+    const { address: step, layout: staging } = stageStep(heap, { geometry, rowDtype: 'f32', layout }, entries, 1);
     writeStep(heap, step, staging, entries);
     return { step, staging };
+  };
+  const attend = (withConfig: number, layer: number, { step, staging }: ReturnType<typeof stage>): void => {
+    for (const { descriptor, tasks } of passesOfLayer(staging, layer)) {
+      kernel.attend(withConfig, step + descriptor, layer, 0, tasks.length);
+    }
   };
 
   // The first period of the first sequence is appended by the kernels, with a window of 1 to leave out the attention; all other
@@ -108,9 +113,10 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   for (let position = 0; position < data.period; position += FILL_TOKENS) {
     const count = Math.min(FILL_TOKENS, data.period - position);
     const entry = { tables: tables[0] as number, position, count, stored: position + count, visit: false };
-    const { step, staging } = stage([entry]);
+    const staged = stage([entry]);
+    const { step, staging } = staged;
     for (let i = 0; i < count; i++) writeRow((step + staging.qkv) / 4 + i * rowFloats, position + i, null);
-    kernel.attend(fillConfig, step, 0, 0, staging.plan.tasks.length);
+    attend(fillConfig, 0, staged);
     heap.unstage(step, staging.bytes);
   }
   const bytes = new Uint8Array(memory.buffer);
@@ -145,9 +151,7 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
     switch (what) {
       case 'attend':
         for (let i = 0; i < n; i++) {
-          const { step, staging } = steps[piece % steps.length] as (typeof steps)[number];
-          const layer = Math.floor(piece / steps.length);
-          kernel.attend(config, step, layer, 0, staging.plan.tasks.length);
+          attend(config, Math.floor(piece / steps.length), steps[piece % steps.length] as (typeof steps)[number]);
           piece = (piece + 1) % (steps.length * layers);
         }
         return;

@@ -17,7 +17,7 @@ const TRUE: Variant = { name: 'f32', kvDtype: 'f32', wire: 'f32', bits: 32 };
 export interface Evaluation {
   readonly truth: ScoreResult;
   readonly variants: readonly ScoreResult[];
-  /** By layer: the largest mean square of a channel of K over that of all channels of its head. Its root is how far it stands out. */
+  /** By layer, of the head where it is most: the mean square of the largest channel of K over that of the head's other channels. */
   readonly keyOutliers: readonly number[];
 }
 
@@ -170,7 +170,8 @@ class Model {
       const ofHeads = Array.from({ length: kvHeads }, (_, head) => {
         const at = (layer * kvHeads + head) * headDim;
         const channels = this.#squares.subarray(at, at + headDim);
-        return Math.max(...channels) / (channels.reduce((sum, x) => sum + x, 0) / headDim);
+        const largest = Math.max(...channels);
+        return largest / ((channels.reduce((sum, x) => sum + x, 0) - largest) / (headDim - 1));
       });
       return Math.max(...ofHeads);
     });

@@ -213,7 +213,7 @@ export class AttentionNode {
     if (tenancy !== undefined) {
       tenancy.connection.send(drainFrame(reason));
       await Promise.race([tenancy.over, sleep(options.graceMs ?? 0)]);
-      await Promise.race([tenancy.over, tenancy.session?.idle()]);
+      await Promise.race([tenancy.over, tenancy.session?.answered()]);
     }
     await this.close(reason);
   }

@@ -53,7 +53,8 @@ export class NodeSession {
   readonly #steps: SessionSteps;
   /** For what can't be sent from where it is. */
   readonly #pool = new BufferPool();
-  #pendingAttends = 0;
+  /** ATTENDs that wait or are worked on. */
+  readonly #underWay = new Set<Promise<void>>();
   #pendingBytes = 0;
   #busyMsTold = 0;
   #tensorBytesReceived = 0;
@@ -81,7 +82,7 @@ export class NodeSession {
       kvBytesRead,
       appendedTokens,
       forkedTokens,
-      pendingAttends: this.#pendingAttends,
+      pendingAttends: this.#underWay.size,
       tensorBytesReceived: received,
       bytesCopied: this.#connection.bytesPlaced + received * this.#connection.transport.receiveCopies,
       tensorBytesSent: this.#tensorBytesSent,
@@ -109,15 +110,15 @@ export class NodeSession {
     }
   }
 
-  /** Resolves when no ATTEND is under way. */
-  async idle(): Promise<void> {
-    while (this.#pendingAttends > 0) await this.#oneSettled();
+  /** Resolves when the ATTENDs that are under way now have been answered; a busy engine's next ones may be under way by then. */
+  async answered(): Promise<void> {
+    await Promise.all(this.#underWay);
   }
 
   /** After the backend was closed: waits for what was under way and lets the buffers go. */
   async release(): Promise<void> {
     this.#ended = true;
-    await this.idle();
+    await this.answered();
     this.#slots.clear();
     this.#steps.clear();
     this.#pool.close();
@@ -184,7 +185,7 @@ export class NodeSession {
     }
     // The engine may have it all before we hear that it has left.
     if (step.holder === 'result') return this.#oneSettled();
-    if (this.#pendingAttends >= MAX_PENDING_ATTENDS || this.#pendingBytes > MAX_PENDING_BYTES) {
+    if (this.#underWay.size >= MAX_PENDING_ATTENDS || this.#pendingBytes > MAX_PENDING_BYTES) {
       return this.#oneSettled();
     }
     step.refusal ??= refusalOf(() => this.#backend.staged(id)); // announcing may have failed
@@ -195,7 +196,7 @@ export class NodeSession {
     const { header } = frame;
     switch (header.type) {
       case FrameType.ATTEND:
-        void this.#attend(header);
+        this.#begin(header);
         return;
       case FrameType.OPEN:
         for (const { slot, shard } of decodeOpen(frame)) this.#slots.open(slot, shard);
@@ -222,6 +223,14 @@ export class NodeSession {
     }
   }
 
+  #begin(header: FrameHeader): void {
+    const attend = this.#attend(header).finally(() => {
+      this.#underWay.delete(attend);
+      this.#settle();
+    });
+    this.#underWay.add(attend);
+  }
+
   /** Its rows are in their place. Never rejects. */
   async #attend(header: FrameHeader): Promise<void> {
     const { id, layer, rows, payloadBytes } = header;
@@ -231,7 +240,6 @@ export class NodeSession {
     const sums = wanted ? this.#pool.take(logSumExpBytes(this.#geometry, rows)) : undefined;
     const bytes = payloadBytes + outputBytes(this.#geometry, rows, this.#backend.rowDtype);
     this.#tensorBytesReceived += payloadBytes;
-    this.#pendingAttends++;
     this.#pendingBytes += bytes;
     try {
       if (step.refusal !== undefined) throw step.refusal;
@@ -243,9 +251,7 @@ export class NodeSession {
       if (error instanceof NodeLostError) this.#lose(error);
       else this.#connection.send(errorFrame(toErrorMessage(error), { id, layer }));
     } finally {
-      this.#pendingAttends--;
       this.#pendingBytes -= bytes;
-      this.#settle();
     }
   }
 

@@ -139,6 +139,28 @@ describe('when a connection fails', () => {
     expect((await remote.lost).message).toMatch(/maintenance/);
   });
 
+  it('draining does not wait for what a busy engine asks for meanwhile', async () => {
+    const gates = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let begun = 0;
+    const { node, remote, qkv, output } = await session({}, { before: () => gates[begun++]?.promise });
+    const other = { index: 1, generation: 1 };
+    remote.open(other, 0);
+    remote.announce({ id: 2, entries: [{ slot: other, position: 0, count: 2 }] });
+    const first = remote.attend(1, 0, qkv, output);
+    await settled(() => begun === 1);
+    const drained = node.drain({ graceMs: 20, reason: 'maintenance' });
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    const second = remote.attend(2, 0, qkv, output.slice());
+    const lost = expect(second).rejects.toThrow(NodeLostError);
+    await settled(() => begun === 2);
+    gates[0]?.resolve();
+    await first;
+    expect((await remote.lost).message).toMatch(/maintenance/);
+    await lost;
+    gates[1]?.resolve();
+    await drained;
+  });
+
   it('a real socket that is destroyed mid-attend', async () => {
     const never = new Promise<void>(() => {});
     const server = await serveAttention({

@@ -1,48 +1,61 @@
 /**
- * Which shard takes a sequence. What is balanced is KV tokens, weighed by each node's measured speed: the slowest node of a
- * micro-batch sets its pace, and a node's time grows with the KV that it reads. Pure and deterministic: same state, same choice.
+ * Which shard takes a sequence. What is balanced is the KV tokens that rows read at nodes, weighed by each one's measured speed: the
+ * slowest node of a micro-batch sets its pace, and a node's time grows with the KV that it reads. A prefix that stands somewhere draws
+ * those that begin with it there, as far as the balance allows. Pure and deterministic: same state, same choice.
  */
 import { admits } from './policy.ts';
 
 export interface ShardState {
-  readonly blockTokens: number;
-  /** Layer groups: so many blocks hold `blockTokens` tokens. */
-  readonly groups: number;
   readonly blocks: number;
+  /** Neither held by sequences nor promised to them. */
   readonly freeBlocks: number;
   readonly residents: number;
-  /** KV tokens in all shards of its node, whose workers work on all of them. */
+  /** Tokens that rows read in all shards of its node, whose workers work on all of them; whatever is shared. */
   readonly nodeTokens: number;
   /** Of its node, relative to others; see relativeSpeeds. */
   readonly speed: number;
 }
 
-export interface PlacementNeed {
-  /** Tokens whose KV it needs now. */
+/** What a sequence would be to a shard. */
+export interface ShardFit {
+  /** Blocks of a shard that has nothing else. */
+  readonly wholeBlocks: number;
+  /** Free blocks that it takes now, beside those that it shares with residents. */
+  readonly newBlocks: number;
   readonly tokens: number;
-  /** Tokens that it may come to. */
-  readonly mostTokens: number;
+  /** Of these, tokens that stand there, or are being computed: they need not be computed for it. */
+  readonly matchedTokens: number;
+  /** Whether the shard could hold it to its end. */
+  readonly holdsAll: boolean;
 }
 
 /**
- * The index of the shard, or `full` when none has room now, or `never` when none is large enough even when empty. Shards that
- * can hold the sequence to its end come first; among those, the least KV time of the node after the sequence is there; then the most
- * room; then the lowest index.
+ * KV tokens of load that computing a token is worth. To share a prefix of n tokens a sequence goes to a node that has up to
+ * n tokens more to read than another: less than one sequence more, where most of it is shared. In one step's time a computed
+ * token costs more than that (a row of the dense tier), but it is computed once, and the balance is of every step that follows.
  */
-export function choosePlacement(shards: readonly ShardState[], need: PlacementNeed): number | 'full' | 'never' {
+const TOKENS_PER_MATCHED_TOKEN = 1;
+
+/**
+ * The index of the shard, or `full` when none has room now, or `never` when none is large enough even when empty. Shards that
+ * can hold the sequence to its end come first; among those, the least KV time of the node after the sequence is there, less what it
+ * saves; then the most room; then the lowest index.
+ * @param fits of each shard
+ */
+export function choosePlacement(shards: readonly ShardState[], fits: readonly ShardFit[]): number | 'full' | 'never' {
   let best = -1;
   let bestScore = Number.POSITIVE_INFINITY;
   let bestRoom = 0;
   let bestHoldsAll = false;
   let possible = false;
   for (const [i, shard] of shards.entries()) {
-    const needed = blocksFor(shard, need.tokens);
-    if (needed > shard.blocks) continue;
+    const { wholeBlocks, newBlocks, tokens, matchedTokens, holdsAll } = fits[i] as ShardFit;
+    if (wholeBlocks > shard.blocks) continue;
     possible = true;
-    if (!admits(shard, needed)) continue;
-    const holdsAll = blocksFor(shard, need.mostTokens) <= shard.blocks;
-    const score = (shard.nodeTokens + need.tokens) / shard.speed;
-    const room = (shard.freeBlocks * shard.blockTokens) / shard.groups;
+    if (!admits(shard, newBlocks)) continue;
+    const saved = TOKENS_PER_MATCHED_TOKEN * matchedTokens;
+    const score = (shard.nodeTokens + tokens - saved) / shard.speed;
+    const room = shard.freeBlocks;
     if (bestHoldsAll && !holdsAll) continue;
     const isBetter = score < bestScore || (score === bestScore && room > bestRoom);
     if (best < 0 || isBetter || (holdsAll && !bestHoldsAll)) {
@@ -56,21 +69,22 @@ export function choosePlacement(shards: readonly ShardState[], need: PlacementNe
   return possible ? 'full' : 'never';
 }
 
-function blocksFor({ blockTokens, groups }: ShardState, tokens: number): number {
-  return groups * Math.ceil(tokens / blockTokens);
-}
-
 /** How many of the sequences, placed one after the other, there is room for now; one that has none holds up those behind it. */
-export function countPlaceable(shards: readonly ShardState[], needs: Iterable<PlacementNeed>): number {
+export function countPlaceable(shards: readonly ShardState[], sequences: Iterable<readonly ShardFit[]>): number {
   const states = [...shards];
   let count = 0;
-  for (const need of needs) {
-    const choice = choosePlacement(states, need);
+  for (const fits of sequences) {
+    const choice = choosePlacement(states, fits);
     if (choice === 'full') return count;
     if (choice === 'never') continue;
-    const state = states[choice] as ShardState;
-    const freeBlocks = state.freeBlocks - blocksFor(state, need.tokens);
-    states[choice] = { ...state, freeBlocks, residents: state.residents + 1 };
+    const { newBlocks, tokens } = fits[choice] as ShardFit;
+    const { freeBlocks, residents, nodeTokens, ...state } = states[choice] as ShardState;
+    states[choice] = {
+      ...state,
+      freeBlocks: freeBlocks - newBlocks,
+      residents: residents + 1,
+      nodeTokens: nodeTokens + tokens,
+    };
     count++;
   }
   return count;

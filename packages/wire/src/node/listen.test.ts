@@ -103,9 +103,16 @@ describe('one port', () => {
 
   it('passes views of shared memory', async () => {
     const { listener } = await echo();
+    const tls = selfSignedCertificate();
+    const secure = await echo({ tls });
     const shared = new Uint8Array(new SharedArrayBuffer(100_000));
     shared.set(message(100_000));
-    for (const transport of [await connectTcp(listener), await connectWebSocket(listener.webSocketUrl)]) {
+    const transports = [
+      await connectTcp(listener),
+      await connectTcp(secure.listener, { tls: { ca: tls.cert } }),
+      await connectWebSocket(listener.webSocketUrl),
+    ];
+    for (const transport of transports) {
       const back = readBytes(transport, shared.length);
       await transport.send([shared]);
       expect(Buffer.compare(await back, message(100_000))).toBe(0);

@@ -1,0 +1,71 @@
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { commonTokens, extendChain, PrefixIndex } from './prefix-index.ts';
+
+const chainOf = (tokens: readonly number[], blockTokens: number): number[] => {
+  const chain: number[] = [];
+  extendChain(chain, Uint32Array.from(tokens), blockTokens);
+  return chain;
+};
+
+it('a chain has a hash for each whole block, made of all tokens up to there', () => {
+  expect(chainOf([1, 2, 3], 4)).toEqual([]);
+  const chain = chainOf([1, 2, 3, 4, 5, 6, 7, 8, 9], 4);
+  expect(chain).toHaveLength(2);
+  expect(chain.every(Number.isSafeInteger)).toBe(true);
+  expect(chainOf([1, 2, 3, 4, 5, 6, 7, 0], 4)[0]).toBe(chain[0]);
+  expect(chainOf([1, 2, 3, 4, 5, 6, 7, 0], 4)[1]).not.toBe(chain[1]);
+  expect(chainOf([0, 2, 3, 4, 5, 6, 7, 8], 4)[1]).not.toBe(chain[1]);
+  const grown = chainOf([1, 2, 3, 4], 4);
+  extendChain(grown, Uint32Array.from([1, 2, 3, 4, 5, 6, 7, 8]), 4);
+  expect(grown).toEqual(chain);
+});
+
+it('a hundred thousand blocks that differ in little have a hundred thousand hashes', () => {
+  const hashes = new Set<number>();
+  for (let i = 0; i < 50_000; i++) {
+    hashes.add(chainOf([i, 7], 2)[0] as number);
+    hashes.add(chainOf([7, i, 0, 0], 4)[0] as number);
+  }
+  expect(hashes.size).toBe(100_000);
+});
+
+it('commonTokens ends at the first that differs, at an end, or at `most`', () => {
+  const tokens = (...ids: number[]) => Uint32Array.from(ids);
+  expect(commonTokens(tokens(1, 2, 3), tokens(1, 2, 4), 0, 9)).toBe(2);
+  expect(commonTokens(tokens(1, 2, 3), tokens(1, 2), 0, 9)).toBe(2);
+  expect(commonTokens(tokens(1, 2, 3), tokens(1, 2, 3), 2, 2)).toBe(2);
+  expect(commonTokens(tokens(1, 2, 3), tokens(9, 2, 3), 1, 9)).toBe(3);
+});
+
+it('gives every holder once, those that share most blocks first; as the plain search over all of them', () => {
+  const prompts = fc.array(fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 12 }), { maxLength: 12 });
+  fc.assert(
+    fc.property(prompts, fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 12 }), (held, wanted) => {
+      const index = new PrefixIndex<number>();
+      const chains = held.map((tokens) => chainOf(tokens, 2));
+      for (const [holder, chain] of chains.entries()) {
+        index.add(holder, chain, Math.floor(chain.length / 2));
+        index.add(holder, chain, chain.length);
+      }
+      for (let gone = 0; gone < held.length; gone += 3) index.remove(gone);
+      const chain = chainOf(wanted, 2);
+      const most = chain.length - 1;
+      const sharedBy = (other: readonly number[]) => {
+        let at = 0;
+        while (at < Math.min(most, other.length) && other[at] === chain[at]) at++;
+        return at;
+      };
+      const expected = chains.flatMap((other, holder) =>
+        holder % 3 === 0 ? [] : [{ holder, blocks: sharedBy(other) }],
+      );
+      const found = [...index.deepest(chain, most)];
+      expect(found.map(({ blocks }) => blocks)).toEqual(expected.map(({ blocks }) => blocks).sort((a, b) => b - a));
+      expect(new Set(found.map(({ holder, blocks }) => `${holder}:${blocks}`))).toEqual(
+        new Set(expected.map(({ holder, blocks }) => `${holder}:${blocks}`)),
+      );
+      for (let holder = 0; holder < held.length; holder++) index.remove(holder);
+      expect([...index.deepest(chain, most)]).toEqual([]);
+    }),
+  );
+});
