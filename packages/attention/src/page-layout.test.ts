@@ -1,5 +1,5 @@
 import { type AttentionGeometry, InputError, type KvDtype } from '@glinthawk/core';
-import { describe, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { copyBlock, KV_DTYPES, pageLayout } from './page-layout.ts';
 
 const GIB = 2 ** 30;
