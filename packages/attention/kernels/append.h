@@ -1,6 +1,7 @@
 /*
  * Writes one token's k and v into a page. f16 and bf16 round to nearest even and clamp to their largest finite value; int8 has
- * a scale per token, the largest magnitude over 127. NaN is kept by f32 only.
+ * a scale per token, the largest magnitude over 127. Only f32 keys keep NaN:
+ * values must be finite, as those of tokens that aren't written are read along with a weight of 0.
  */
 #pragma once
 #include "layout.h"
@@ -46,16 +47,21 @@ INLINE void scatter(Vec x, void *to) {
   wasm_v128_store32_lane(word + 12, x, 3);
 }
 
-INLINE void append_float(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
-                         const float *v) {
-  const uint32_t bytes = ELEMENT_BYTES(dtype);
-  char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + (tokens * dim + t * 8) * bytes;
+/* Infinities and NaN become the largest finite value. */
+INLINE Vec finite(Vec x) {
+  const Vec magnitude = BITS(0x7fffffff);
+  return wasm_v128_bitselect(wasm_u32x4_min(wasm_v128_and(x, magnitude), BITS(0x7f7fffff)), x, magnitude);
+}
+
+INLINE void append_float(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
+  const uint32_t dim = c->dim, tokens = c->page_tokens, bytes = ELEMENT_BYTES(dtype);
+  char *key = page + t / 4 * 4 * dim * bytes + t % 4 * 4, *value = page + c->value_offset + t * 8 * bytes;
   for (uint32_t d = 0; d < dim; d += 8, key += 32 * bytes, value += 8 * tokens * bytes) {
     if (dtype == KV_F32) {
       scatter(LOAD(k + d), key);
       scatter(LOAD(k + d + 4), key + 64);
-      STORE(value, LOAD(v + d));
-      STORE(value + 16, LOAD(v + d + 4));
+      STORE(value, finite(LOAD(v + d)));
+      STORE(value + 16, finite(LOAD(v + d + 4)));
     } else {
       scatter(to_half_pairs(dtype, k + d), key);
       STORE(value, to_half_pairs(dtype, v + d));
@@ -83,10 +89,12 @@ INLINE void merge_bytes(char *to, Vec bytes, uint32_t at) {
   STORE(to, wasm_v128_bitselect(wasm_i32x4_shl(bytes, 8 * at), LOAD(to), mask));
 }
 
-INLINE void append_int8(const int dtype, uint32_t dim, uint32_t tokens, char *page, uint32_t t, const float *k,
-                        const float *v, float *scales) {
-  const Vec k_inverse = int8_scale(k, dim, scales + t), v_inverse = int8_scale(v, dim, scales + tokens + t);
-  char *value = page + tokens * dim + (dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16);
+INLINE void append_int8(const int dtype, const Config *c, char *page, uint32_t t, const float *k, const float *v) {
+  const uint32_t dim = c->dim, tokens = c->page_tokens;
+  char *value = page + c->value_offset;
+  const Vec k_inverse = int8_scale(k, dim, (float *)(page + c->scale_offset) + t);
+  const Vec v_inverse = int8_scale(v, dim, (float *)(page + c->scale_offset) + tokens + t);
+  value += dtype == KV_INT8_DOT ? t / 4 * 32 : t / 2 * 16;
   char *key = page + t / 4 * 4 * dim + t % 4 * (dtype == KV_INT8_DOT ? 4 : 2);
   for (uint32_t d = 0; d < dim; d += 8, key += 32, value += tokens * 8) {
     Vec k0 = round_to_int(MUL(LOAD(k + d), k_inverse)), k1 = round_to_int(MUL(LOAD(k + d + 4), k_inverse));

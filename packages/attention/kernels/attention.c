@@ -38,23 +38,21 @@ static void append(const Part *p, uint32_t from, uint32_t to) {
   const Config *c = p->config;
   const Entry *e = p->entry;
   Scratch *s = &p->worker->walk;
-  const uint32_t dim = c->dim, tokens = c->block_tokens, heads = (c->group + 2) * c->kv_heads;
+  const uint32_t dim = c->dim, heads = (c->group + 2) * c->kv_heads;
   const uint32_t key_head = c->group * c->kv_heads + p->head;
   if (from < e->position) from = e->position;
   to = min_u32(to, e->position + e->count);
   for (uint32_t position = from; position < to; position++) {
     const char *row = p->step->qkv + (e->first_row + position - e->position) * c->qkv_row_bytes;
-    const uint32_t t = position % tokens;
-    char *page = page_at(c, e, position / tokens, p->layer, p->head);
+    const Place place = place_of(c, e, position, p->layer, p->head);
     const float *key = decode_head(c->row_dtype, c->head_dim, dim, row, heads, key_head, s->padded_key);
     const float *value = decode_head(c->row_dtype, c->head_dim, dim, row, heads, key_head + c->kv_heads, s->padded_value);
-    float *scales = (float *)(page + c->scale_offset);
     switch (c->dtype) {
-      case KV_F32: append_float(KV_F32, dim, tokens, page, t, key, value); break;
-      case KV_F16: append_float(KV_F16, dim, tokens, page, t, key, value); break;
-      case KV_BF16: append_float(KV_BF16, dim, tokens, page, t, key, value); break;
-      case KV_INT8_PAIRS: append_int8(KV_INT8_PAIRS, dim, tokens, page, t, key, value, scales); break;
-      default: append_int8(KV_INT8_DOT, dim, tokens, page, t, key, value, scales);
+      case KV_F32: append_float(KV_F32, c, place.page, place.token, key, value); break;
+      case KV_F16: append_float(KV_F16, c, place.page, place.token, key, value); break;
+      case KV_BF16: append_float(KV_BF16, c, place.page, place.token, key, value); break;
+      case KV_INT8_PAIRS: append_int8(KV_INT8_PAIRS, c, place.page, place.token, key, value); break;
+      default: append_int8(KV_INT8_DOT, c, place.page, place.token, key, value);
     }
   }
 }

@@ -1,11 +1,12 @@
 /*
- * How a page lies in memory. A page holds the tokens of one block for one layer and KV head: K, then V, then (int8) the scales.
- *   f32         K [T/4][D][4 tokens]                      V [D/8][T][8 dims]
- *   f16, bf16   K [T/4][D/8][4 dims][4 tokens][2]         V [D/8][T][4 dims][2]     [2]: dims d (low half) and d + 4
- *   int8, dot   K [T/4][D/4][4 tokens][4 dims] + 128      V [D/8][T/4][8 dims][4 tokens]
- *   int8, pairs K [T/4][D/2][4 tokens][2 dims]            V [D/8][T/2][8 dims][2 tokens]
- * and for int8 f32 scales of K [T] and of V [T], so that scores of four tokens land in four lanes without horizontal adds, and
- * values in lanes by dimension. D is head_dim padded with zeros to a multiple of 8. T is a multiple of 16.
+ * How a page lies in memory. A page holds P tokens for one layer and KV head: K, then V, then (int8) the scales. Blocks of T tokens,
+ * which slots hold, share pages: each has its T of the P tokens in the pages of all heads and of the layers of a group.
+ *   f32         K [P/4][D][4 tokens]                      V [D/8][P][8 dims]
+ *   f16, bf16   K [P/4][D/8][4 dims][4 tokens][2]         V [D/8][P][4 dims][2]     [2]: dims d (low half) and d + 4
+ *   int8, dot   K [P/4][D/4][4 tokens][4 dims] + 128      V [D/8][P/4][8 dims][4 tokens]
+ *   int8, pairs K [P/4][D/2][4 tokens][2 dims]            V [D/8][P/2][8 dims][2 tokens]
+ * and for int8 f32 scales of K [P] and of V [P], so that scores of four tokens land in four lanes without horizontal adds, and
+ * values in lanes by dimension. D is head_dim padded with zeros to a multiple of 8. T is a power of two, at least 16.
  * The structs are written by the host: all fields are 32 bits.
  */
 #pragma once
@@ -31,6 +32,7 @@ typedef struct {
   uint32_t head_dim;
   uint32_t dim;          /* head_dim padded to a multiple of 8 */
   uint32_t block_tokens; /* T */
+  uint32_t page_tokens;  /* P */
   uint32_t page_bytes;
   uint32_t value_offset; /* bytes from the page to V */
   uint32_t scale_offset; /* bytes from the page to the scales (int8) */
@@ -49,7 +51,7 @@ enum { ENTRY_DEAD = 1, ENTRY_VISIT = 2 };
 
 /* `count` rows of one slot. Row i sees the tokens below position + i + 1 and below `stored`, within the layer's window. */
 typedef struct {
-  const uint32_t *tables; /* [layer groups][table_blocks] addresses of blocks, by position / T */
+  const uint32_t *tables; /* [layer groups][table_blocks] blocks (place_of), by position / T */
   uint32_t position;
   uint32_t count;
   uint32_t stored;    /* position + count where the rows are appended, else what the slot holds */
@@ -80,9 +82,21 @@ typedef struct {
   const Task *tasks;
 } Step;
 
-INLINE char *page_at(const Config *c, const Entry *e, uint32_t block, uint32_t layer, uint32_t head) {
-  const uint32_t *table = e->tables + c->group_of_layer[layer] * c->table_blocks;
-  return (char *)table[block] + (c->place_of_layer[layer] * c->kv_heads + head) * c->page_bytes;
+/* Where a token lies: a page, and which of its tokens it is. */
+typedef struct {
+  char *page;
+  uint32_t token;
+} Place;
+
+INLINE const uint32_t *block_table(const Config *c, const Entry *e, uint32_t layer) {
+  return e->tables + c->group_of_layer[layer] * c->table_blocks;
+}
+
+/* A block is written as the address of its pages, a multiple of 64, plus the block's number among those that share them. */
+INLINE Place place_of(const Config *c, const Entry *e, uint32_t position, uint32_t layer, uint32_t head) {
+  const uint32_t block = block_table(c, e, layer)[position / c->block_tokens];
+  return (Place){(char *)(block & ~63u) + (c->place_of_layer[layer] * c->kv_heads + head) * c->page_bytes,
+                 (block & 63) * c->block_tokens + position % c->block_tokens};
 }
 
 /*

@@ -24,6 +24,8 @@ typedef v128_t Vec;
 #define SPLAT(x) wasm_f32x4_splat(x)
 #define ZERO wasm_i32x4_const_splat(0)
 #define BITS(x) wasm_i32x4_splat((int32_t)(x))
+INLINE uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 #define ADD wasm_f32x4_add
 #define SUB wasm_f32x4_sub
 #define MUL wasm_f32x4_mul

@@ -84,8 +84,7 @@ INLINE void softmax_row(const int dtype, const SoftmaxRun *run, uint32_t m) {
 INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run) {
   const uint32_t n = run->tokens, stride = run->stride;
   const int vectors = dtype == KV_INT8_DOT ? 4 : dtype == KV_INT8_PAIRS ? 2 : 1;
-  /* Pairs: 127 * limit * tokens stays within int32. */
-  const float limit = dtype == KV_INT8_DOT ? 255.0f : n <= 516 ? 32767.0f : (float)(2147483647u / 127 / n);
+  const float limit = dtype == KV_INT8_DOT ? 255.0f : 16384.0f; /* pairs: 127 * limit * TILE_TOKENS stays within int32 */
   float inverse[MAX_GROUP];
   UNROLL for (int m = 0; m < rows && IS_INT8(dtype); m++) {
     const float most = run->weight_scale[m];

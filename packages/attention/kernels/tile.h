@@ -9,29 +9,37 @@
 
 /* Query rows that share one walk over KV. More reuse a tile better; these keep scratch in L2. */
 #define MAX_ROWS 64
-/* Pages of a tile: four random 64 KiB pages at once reach 95 % of the sequential read. */
-#define TILE_PAGES 4
-#define SCORE_FLOATS (MAX_ROWS * 1024)
-#define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
 /*
- * Tokens whose keys all row groups pass over before the next ones: in prefill they stay in L1. For two groups fewer calls matter
- * more: eight f32 heads from DRAM do 36 GFLOP/s with 16 tokens, 41 with 64.
+ * A tile is four runs of tokens, which are read at once where they lie far apart: a walk of one stream gets 1/2 of the memory's
+ * bandwidth, of four nearly all of it. Tiles and runs begin at multiples of their length, so that a row's bits depend on
+ * positions only.
  */
-#define KEY_TOKENS(groups) ((groups) <= 2 ? 64 : 16)
+#define RUN_TOKENS 256
+#define TILE_RUNS 4
+#define TILE_TOKENS (TILE_RUNS * RUN_TOKENS)
+/* Up to as many query heads a KV head the runs of a tile have each a chain of their own for values, as their rows need them. */
+#define MHA_GROUP 3
+#define SCORE_FLOATS (MAX_ROWS * TILE_TOKENS)
+#define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
+/* Tokens of each run whose keys and values all groups of rows pass over before the next ones. */
+#ifndef KEY_TOKENS
+#define KEY_TOKENS 128
+#endif
+#ifndef VALUE_TOKENS
+#define VALUE_TOKENS 256
+#endif
 
 /* What a worker needs while it attends; its own, so that several may work on one memory. */
 typedef struct {
   float query[MAX_ROWS * MAX_DIM];                   /* packed by groups of rows, [dim][rows] */
-  float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile] */
-  float weights[SCORE_FLOATS + 4];                   /* packed by groups, [tokens][rows] */
+  float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile]; then sums_of */
+  float weights[SCORE_FLOATS + MAX_ROWS * SCORE_PAD + 4];                   /* packed by groups, [tokens][rows] */
   float output[MAX_ROWS * MAX_DIM];                  /* [rows][dim] */
-  float value_scales[4 * MAX_BLOCK_TOKENS];
+  float value_scales[TILE_TOKENS];
   QueryScale query_scale[MAX_ROWS];
-  float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS], ones[MAX_ROWS];
+  float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS];
   float padded_key[MAX_DIM], padded_value[MAX_DIM];
 } Scratch;
-
-INLINE uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* A head vector whose length isn't a multiple of 8, with zeros behind it. */
 static const float *pad(const Config *c, const float *x, float *buffer) {
@@ -81,50 +89,42 @@ static void pack_query(const Config *c, Scratch *s, const float *q, char *group,
   scale->bias = -128 * total;
 }
 
-/* Neighbouring pages of one tile. All but the last are full; of it `written` tokens hold data. */
+/* Tokens [from, to) of runs run to run + count - 1 of a tile. */
 typedef struct {
-  const char *page[TILE_PAGES];
-  uint32_t pages;
-  uint32_t first;   /* place of the first one in the slot's table */
-  uint32_t written;
-  uint32_t tokens;  /* in all, the last page's rounded up to what softmax takes */
+  uint32_t run, count, from, to;
+} Stretch;
+
+/* TILE_TOKENS of a walk, in the pieces of them that lie together: runs where that is so of all of them, else blocks. */
+typedef struct {
+  const char *keys[TILE_TOKENS / 16], *values[TILE_TOKENS / 16];
+  const float *scales[TILE_TOKENS / 16];
+  uint32_t piece_tokens;
+  uint32_t from, to; /* its tokens that any row sees, to multiples of 16 */
+  uint32_t stride;   /* floats between score rows */
 } Tile;
 
-/* Tokens [from, to) of `pages` pages from page i of the tile on. Of one page the even and the odd quads are streams. */
-static void score_pages(const Config *c, Scratch *s, const Tile *tile, uint32_t rows, uint32_t i, uint32_t pages, uint32_t from,
-                        uint32_t to) {
-  const uint32_t quad = 4 * c->dim * ELEMENT_BYTES(c->dtype), groups = group_count(c, rows);
-  const uint32_t chunk = groups == 1 ? to - from : KEY_TOKENS(groups), streams = pages == 1 ? 2 : pages, split = streams / pages;
-  ScoreRun run = {.quad_bytes = quad, .key_skip = (split - 1) * quad, .token_step = 4 * split,
-                  .row_stride = tile->tokens + SCORE_PAD};
-  for (uint32_t at = from; at < to; at += chunk) {
-    run.quads = min_u32(chunk, to - at) / run.token_step;
-    for (uint32_t g = 0; g < groups; g++) {
-      const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
-      for (uint32_t n = 0; n < streams; n++) {
-        const uint32_t page = i + n / split, t = at + n % split * 4;
-        run.keys[n] = tile->page[page] + t / 4 * quad;
-        run.scales[n] = (const float *)(tile->page[page] + c->scale_offset) + t;
-        run.scores[n] = s->scores + r * run.row_stride + page * c->block_tokens + t;
-      }
-      score_fns[c->dtype][streams / 4][size - 1]((const char *)s->query + r * query_row_bytes(c), s->query_scale + r, &run);
-    }
-  }
-}
+/* What a tile's values add up to: f32 (int8: int32) [chains][rows][dim]. Scores are weights by then. */
+static float *sums_of(Scratch *s) { return s->scores; }
 
-static void score_tiles(const Config *c, Scratch *s, const Tile *tile, uint32_t rows) {
-  const uint32_t T = c->block_tokens, last = tile->tokens - (tile->pages - 1) * T;
-  for (uint32_t i = 0; i < tile->pages;) {
-    const uint32_t left = tile->pages - i, full = left - (last < T);
-    const uint32_t pages = rows == 1 && full == 4 ? 4 : left >= 2 ? 2 : 1;
-    if (pages <= full || pages == 1) {
-      score_pages(c, s, tile, rows, i, pages, 0, full == 0 ? last : T);
-    } else {
-      score_pages(c, s, tile, rows, i, 2, 0, last);
-      score_pages(c, s, tile, rows, i, 1, last, T);
-    }
-    i += pages;
+static uint32_t chains(const Config *c) { return c->group <= MHA_GROUP ? TILE_RUNS : 1; }
+
+/* Of one walk at most: so many that their scores and sums fit. */
+static uint32_t most_rows(const Config *c) { return min_u32(MAX_ROWS, MAX_ROWS * MAX_DIM / (chains(c) * c->dim)); }
+
+/* Scores of rows r to r + rows - 1, a group. */
+static void add_scores(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
+  (void)all;
+  const uint32_t streams = rows == 1 ? 4 : 2, piece = tile->piece_tokens, lap = streams / at->count;
+  ScoreRun run = {.lap = lap, .skip = at->from % piece, .tokens = at->to - at->from, .piece_tokens = piece,
+                  .quad_bytes = 4 * c->dim * ELEMENT_BYTES(c->dtype), .row_stride = tile->stride};
+  for (uint32_t n = 0; n < streams; n++) {
+    const uint32_t first = (at->run + n / lap) * RUN_TOKENS + at->from;
+    run.lead[n] = n % lap;
+    run.keys[n] = tile->keys + first / piece;
+    run.scales[n] = tile->scales + first / piece;
+    run.scores[n] = s->scores + r * tile->stride + first + 4 * run.lead[n];
   }
+  score_fns[c->dtype][rows - 1]((const char *)s->query + r * query_row_bytes(c), s->query_scale + r, &run);
 }
 
 /* Hides what row r may not see: [from, to) of the tile's tokens is visible. */
@@ -133,54 +133,98 @@ static void mask(float *row, uint32_t tokens, int32_t from, int32_t to) {
   for (int32_t t = to < 0 ? 0 : to; t < (int32_t)tokens; t++) row[t] = MASKED;
 }
 
-static void gather_value_scales(const Config *c, Scratch *s, const Tile *tile) {
-  float *to = s->value_scales;
-  for (uint32_t p = 0; p < tile->pages; p++) {
-    const float *from = (const float *)(tile->page[p] + c->scale_offset) + c->block_tokens;
-    const uint32_t written = p + 1 == tile->pages ? tile->written : c->block_tokens;
-    for (uint32_t t = 0; t < c->block_tokens; t++) *to++ = t < written ? from[t] : 0;
+/* V scales, 0 for tokens that aren't written. */
+static void gather_value_scales(const Config *c, Scratch *s, const Tile *tile, uint32_t written) {
+  const uint32_t piece = tile->piece_tokens;
+  for (uint32_t t = tile->from, end; t < tile->to; t = end) {
+    const float *scales = tile->scales[t / piece] + c->page_tokens + t % piece;
+    end = min_u32(t / piece * piece + piece, tile->to);
+    for (uint32_t i = t; i < end; i++) s->value_scales[i] = i < written ? scales[i - t] : 0;
+  }
+}
+
+static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
+  const uint32_t piece = tile->piece_tokens, apart = chains(c) > 1;
+  ValueRun run = {.skip = at->from % piece, .tokens = at->to - at->from, .piece_tokens = piece, .dim = c->dim,
+                  .panel_bytes = 8 * c->page_tokens * ELEMENT_BYTES(c->dtype)};
+  for (uint32_t n = 0; n < at->count; n++) {
+    const uint32_t first = (at->run + n) * RUN_TOKENS + at->from;
+    run.values[n] = tile->values + first / piece;
+    run.weights[n] = (const char *)s->weights + (r * tile->stride + first * rows) * weight_bytes(c);
+    run.sums[n] = (char *)(sums_of(s) + ((apart ? at->run + n : 0) * all + r) * c->dim);
+  }
+  const int kind = at->count == 1 ? VALUE_ONE : !apart ? VALUE_PAIR : at->count == 2 ? VALUE_TWO : VALUE_FOUR;
+  value_fns[c->dtype][kind][rows - 1](&run);
+}
+
+/* output = output * alpha + sums */
+static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
+  const uint32_t all = chains(c), plane = rows * c->dim;
+  for (uint32_t r = 0; r < rows; r++) {
+    const Vec alpha = SPLAT(s->alpha[r]), scale = SPLAT(s->weight_scale[r]);
+    for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
+      Vec sum = LOAD(sums_of(s) + i);
+      for (uint32_t n = 1; n < all; n++) {
+        const Vec x = LOAD(sums_of(s) + n * plane + i);
+        sum = IS_INT8(c->dtype) ? wasm_i32x4_add(sum, x) : ADD(sum, x);
+      }
+      if (IS_INT8(c->dtype)) sum = MUL(wasm_f32x4_convert_i32x4(sum), scale);
+      STORE(s->output + i, MADD(LOAD(s->output + i), alpha, sum));
+    }
+  }
+}
+
+typedef void StretchFn(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all);
+
+/*
+ * Calls `fn` for all that is visible of a tile and all groups of rows: up to `wide` runs at once, those of them that have the
+ * tokens, and up to `most` tokens, which all groups take before the next ones.
+ */
+static void each_stretch(const Config *c, Scratch *s, const Tile *tile, uint32_t rows, uint32_t wide, uint32_t most, StretchFn *fn) {
+  const uint32_t groups = group_count(c, rows), runs = (tile->to + RUN_TOKENS - 1) / RUN_TOKENS;
+  const uint32_t lead = tile->from % RUN_TOKENS, trail = tile->to % RUN_TOKENS; /* of the first run not, of the last run alone */
+  for (uint32_t set = tile->from / RUN_TOKENS; set < runs; set = (set / wide + 1) * wide) {
+    const uint32_t set_end = min_u32((set / wide + 1) * wide, runs);
+    for (uint32_t from = 0, to; from < RUN_TOKENS; from = to) {
+      uint32_t first = set, end = set_end;
+      to = (from / most + 1) * most;
+      if (from < lead && set == tile->from / RUN_TOKENS) {
+        first++;
+        to = min_u32(to, lead);
+      }
+      if (trail != 0 && end == runs) {
+        if (from < trail) to = min_u32(to, trail);
+        else end--;
+      }
+      for (Stretch at = {.run = first, .from = from, .to = to}; at.run < end; at.run += at.count) {
+        at.count = end - at.run >= 4 && wide == 4 ? 4 : end - at.run >= 2 && wide >= 2 ? 2 : 1;
+        for (uint32_t g = 0; g < groups; g++) {
+          const uint32_t r = group_start(rows, groups, g);
+          fn(c, s, tile, &at, r, group_start(rows, groups, g + 1) - r, rows);
+        }
+      }
+    }
   }
 }
 
 /*
- * `pages` pages from page i of the tile on: `tokens` tokens of each, and `rest` of the first two beyond those. decay applies to
- * the output before.
+ * The tile whose tokens lie from `base` on, those from `from` to `to` of them. Neighbouring blocks mostly lie in one page
+ * (page-layout.ts): a run of them is one piece.
  */
-static void add_value_pages(const Config *c, Scratch *s, const Tile *tile, uint32_t rows, const float *decay, uint32_t i,
-                            uint32_t pages, int kind, uint32_t tokens, uint32_t rest, uint32_t rest_of_second) {
-  const uint32_t T = c->block_tokens, groups = group_count(c, rows), bytes = ELEMENT_BYTES(c->dtype);
-  for (uint32_t d = 0; d < c->dim; d += 8) {
-    for (uint32_t g = 0; g < groups; g++) {
-      const uint32_t r = group_start(rows, groups, g), size = group_start(rows, groups, g + 1) - r;
-      ValueRun run = {.tokens = tokens, .rest = {rest, rest_of_second}, .out_stride = c->dim, .output = s->output + r * c->dim,
-                      .decay = decay + r, .weight_scale = s->weight_scale + r};
-      for (uint32_t n = 0; n < pages; n++) {
-        run.values[n] = tile->page[i + n] + c->value_offset + d * T * bytes;
-        run.weights[n] = (const char *)s->weights + (r * tile->tokens + (i + n) * T * size) * weight_bytes(c);
-      }
-      value_fns[c->dtype][kind][size - 1](&run, d);
-    }
-  }
-}
-
-static void add_values(const Config *c, Scratch *s, const Tile *tile, uint32_t rows) {
-  /* What isn't written may be NaN in f32, which no weight undoes. */
-  const uint32_t T = c->block_tokens, last = c->dtype == KV_F32 ? tile->written : tile->tokens - (tile->pages - 1) * T;
-  const float *decay = s->alpha;
-  for (uint32_t i = 0; i < tile->pages; decay = s->ones) {
-    const uint32_t left = tile->pages - i, full = left - (last < T);
-    if (c->group > MHA_GROUP && (tile->first + i) % 2 == 0 && left >= 2) {
-      const uint32_t second = full >= 2 ? T : last, common = second & ~3u;
-      add_value_pages(c, s, tile, rows, decay, i, 2, VALUE_PAIR, common, T - common, second - common);
-      i += 2;
-    } else if (c->group <= MHA_GROUP && full >= (rows == 1 ? 4 : 2) && rows <= 3) {
-      const uint32_t pages = rows == 1 ? 4 : 2;
-      add_value_pages(c, s, tile, rows, decay, i, pages, VALUE_APART, T, 0, 0);
-      i += pages;
-    } else {
-      add_value_pages(c, s, tile, rows, decay, i, 1, VALUE_PAGE, full == 0 ? last : T, 0, 0);
-      i++;
-    }
+static void find_pieces(const Config *c, const Entry *e, uint32_t layer, uint32_t head, uint32_t base, Tile *tile) {
+  const uint32_t T = c->block_tokens, bytes = ELEMENT_BYTES(c->dtype);
+  const uint32_t first = (base + tile->from) / T, last = (base + tile->to - 1) / T;
+  const uint32_t *table = block_table(c, e, layer);
+  int together = 1;
+  for (uint32_t block = first + 1; block <= last; block++) together &= table[block] == table[block - 1] + 1 || block * T % RUN_TOKENS == 0;
+  tile->piece_tokens = together ? RUN_TOKENS : min_u32(T, RUN_TOKENS);
+  for (uint32_t i = tile->from / tile->piece_tokens; i * tile->piece_tokens < tile->to; i++) {
+    const uint32_t start = i * tile->piece_tokens, seen = start < tile->from ? tile->from : start;
+    const Place place = place_of(c, e, base + seen, layer, head);
+    const int32_t t = (int32_t)place.token - (int32_t)(seen - start); /* where the page has the piece's first token, seen or not */
+    tile->keys[i] = place.page + t * (int32_t)(c->dim * bytes);
+    tile->values[i] = place.page + c->value_offset + t * (int32_t)(8 * bytes);
+    tile->scales[i] = (const float *)(place.page + c->scale_offset) + t;
   }
 }
 
@@ -190,15 +234,11 @@ typedef struct {
   uint32_t layer, head, first, rows;
 } Walk;
 
-/* Of one walk at most: so many that their scores fit. */
-static uint32_t most_rows(const Config *c) { return min_u32(MAX_ROWS, SCORE_FLOATS / (TILE_PAGES * c->block_tokens)); }
-
 /* Nothing was seen yet. */
 static void begin_rows(const Config *c, Scratch *s, uint32_t rows) {
   for (uint32_t r = 0; r < rows; r++) {
     s->maximum[r] = NO_MAXIMUM;
     s->sum[r] = 0;
-    s->ones[r] = 1;
   }
   for (uint32_t i = 0; i < rows * c->dim; i += 4) STORE(s->output + i, ZERO);
 }
@@ -209,32 +249,33 @@ static void begin_rows(const Config *c, Scratch *s, uint32_t rows) {
  */
 static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t from, uint32_t to) {
   const Entry *e = walk->entry;
-  const uint32_t group = c->group, T = c->block_tokens, window = c->windows[walk->layer], rows = walk->rows;
+  const uint32_t group = c->group, window = c->windows[walk->layer], rows = walk->rows;
   const uint32_t groups = group_count(c, rows), earliest = e->position + walk->first / group;
   const uint32_t begin = window != 0 && earliest + 1 > window ? earliest + 1 - window : 0;
-  if (begin > from) from = begin;
-  for (uint32_t page = from / T; page * T < to;) {
-    Tile tile = {.first = page, .pages = min_u32((page / TILE_PAGES + 1) * TILE_PAGES, (to + T - 1) / T) - page};
-    tile.written = min_u32(T, to - (page + tile.pages - 1) * T);
-    const uint32_t unit = TOKEN_UNIT(c->dtype);
-    tile.tokens = (tile.pages - 1) * T + (tile.written + unit - 1) / unit * unit;
-    for (uint32_t p = 0; p < tile.pages; p++) tile.page[p] = page_at(c, e, page + p, walk->layer, walk->head);
-    const uint32_t base = page * T, stride = tile.tokens + SCORE_PAD;
-    score_tiles(c, s, &tile, rows);
-    if (IS_INT8(c->dtype)) gather_value_scales(c, s, &tile);
+  Tile tile;
+  for (uint32_t at = begin > from ? begin : from, base; at < to; at = base + TILE_TOKENS) {
+    base = at / TILE_TOKENS * TILE_TOKENS;
+    const uint32_t written = min_u32(to - base, TILE_TOKENS);
+    tile.from = (at - base) & ~15u;
+    tile.to = (written + 15) & ~15u;
+    tile.stride = tile.to + SCORE_PAD;
+    find_pieces(c, e, walk->layer, walk->head, base, &tile);
+    each_stretch(c, s, &tile, rows, rows == 1 ? 4 : 2, groups == 1 ? RUN_TOKENS : KEY_TOKENS, add_scores);
+    if (IS_INT8(c->dtype)) gather_value_scales(c, s, &tile, written);
     for (uint32_t r = 0; r < rows; r++) {
       const uint32_t seen = e->position + (walk->first + r) / group + 1;
       const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
-      if (start > 0 || end < (int32_t)tile.tokens) mask(s->scores + r * stride, tile.tokens, start, end);
+      if (start > 0 || end < (int32_t)tile.to) mask(s->scores + r * tile.stride, tile.to, start, end);
     }
     for (uint32_t g = 0; g < groups; g++) {
       const uint32_t r = group_start(rows, groups, g), n = group_start(rows, groups, g + 1) - r;
-      SoftmaxRun run = {s->scores + r * stride, stride, tile.tokens,
-                        (char *)s->weights + r * tile.tokens * weight_bytes(c), s->value_scales,
+      SoftmaxRun run = {s->scores + r * tile.stride + tile.from, tile.stride, tile.to - tile.from,
+                        (char *)s->weights + (r * tile.stride + tile.from * n) * weight_bytes(c), s->value_scales + tile.from,
                         s->maximum + r, s->sum + r, s->alpha + r, s->weight_scale + r};
       softmax_fns[c->dtype][n - 1](&run);
     }
-    add_values(c, s, &tile, rows);
-    page += tile.pages;
+    for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(sums_of(s) + i, ZERO);
+    each_stretch(c, s, &tile, rows, chains(c) == 1 ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, VALUE_TOKENS, add_values);
+    add_sums(c, s, rows);
   }
 }

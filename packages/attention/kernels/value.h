@@ -8,16 +8,15 @@
 #pragma once
 #include "layout.h"
 
-#define MHA_GROUP 3
-
 typedef struct {
-  const char *values[4];  /* first token of each page in the panel */
-  const char *weights[4]; /* of it, packed */
-  uint32_t tokens;        /* of each page; of two pages in one chain a multiple of 4 (int8: of 16) */
-  uint32_t rest[2];       /* two pages in one chain: tokens of each beyond those; of the second less than 4 */
-  uint32_t out_stride;    /* floats between output rows */
-  float *output;
-  const float *decay, *weight_scale; /* [rows] */
+  const char *const *values[4]; /* pieces of each stream */
+  const char *weights[4];       /* of its first token, packed */
+  char *sums[4];                /* of its chain, or [0] of the one that all of them add to: f32 (int8: i32) [rows][dim] */
+  uint32_t skip;                /* tokens of the first piece that are passed over */
+  uint32_t tokens;              /* of each stream, a multiple of 16, as skip */
+  uint32_t piece_tokens;
+  uint32_t panel_bytes;         /* from a panel of V to the next one */
+  uint32_t dim;
 } ValueRun;
 
 /* Tokens in the 32-bit items of packed weights, bytes of V for each item, and items of a step. */
@@ -46,70 +45,55 @@ INLINE void value_step(const int dtype, const int rows, const HalfBits *bits, Ve
   }
 }
 
-INLINE void value_items(const int dtype, const int rows, const HalfBits *bits, Vec acc[][2], const char **p, const char **v, uint32_t items) {
-  ROLLED for (; items > 0; items--, *v += ITEM_BYTES(dtype), *p += 4 * rows) value_step(dtype, rows, bits, acc, *p, *v);
-}
-
-INLINE void value_tile(const int dtype, const int rows, const int pages, const int chains, const int unroll,
-                       const ValueRun *run, uint32_t dim) {
+INLINE void value_tile(const int dtype, const int rows, const int streams, const int chains, const int unroll,
+                       const ValueRun *run) {
   const int items = STEP_ITEMS(dtype), v_item = ITEM_BYTES(dtype);
-  const uint32_t stride = run->out_stride, all = run->tokens / ITEM_TOKENS(dtype);
+  const uint32_t dim = run->dim;
   const HalfBits bits = half_bits(dtype);
-  const char *v[4], *p[4];
-  Vec acc[4][MAX_GROUP][2];
-  UNROLL for (int n = 0; n < pages; n++) p[n] = run->weights[n], v[n] = run->values[n];
-  UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) acc[i][m][0] = acc[i][m][1] = ZERO;
-  const char *end = v[0] + all / (items * unroll) * (items * unroll) * v_item;
-  ROLLED while (v[0] != end) {
-    UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < pages; n++) UNROLL for (int i = 0; i < items; i++) {
-      const int at = u * items + i;
-      value_step(dtype, rows, &bits, acc[n * chains / pages], p[n] + 4 * rows * at, v[n] + v_item * at);
+  ROLLED for (uint32_t d = 0, panel = 0; d < dim; d += 8, panel += run->panel_bytes) {
+    Vec acc[4][MAX_GROUP][2];
+    const char *v[4], *p[4];
+    UNROLL for (int n = 0; n < streams; n++) p[n] = run->weights[n];
+    UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++)
+      acc[i][m][j] = LOAD(run->sums[i] + 4 * (m * dim + d) + 16 * j);
+    ROLLED for (uint32_t piece = 0, skip = run->skip, rest = run->tokens; rest > 0; piece++, skip = 0) {
+      const uint32_t tokens = min_u32(run->piece_tokens - skip, rest);
+      rest -= tokens;
+      UNROLL for (int n = 0; n < streams; n++) v[n] = run->values[n][piece] + panel + skip / ITEM_TOKENS(dtype) * v_item;
+      const char *const end = v[0] + tokens / ITEM_TOKENS(dtype) * v_item;
+      ROLLED while (v[0] != end) {
+        UNROLL for (int u = 0; u < unroll; u++) UNROLL for (int n = 0; n < streams; n++) UNROLL for (int i = 0; i < items; i++) {
+          const int item = u * items + i;
+          value_step(dtype, rows, &bits, acc[n * chains / streams], p[n] + 4 * rows * item, v[n] + v_item * item);
+        }
+        UNROLL for (int n = 0; n < streams; n++) v[n] += items * unroll * v_item, p[n] += 4 * rows * items * unroll;
+      }
     }
-    UNROLL for (int n = 0; n < pages; n++) v[n] += items * unroll * v_item, p[n] += 4 * rows * items * unroll;
-  }
-  if (pages == 1) value_items(dtype, rows, &bits, acc[0], p, v, all % (items * unroll));
-  if (pages == 2 && chains == 1) {
-    if (all % (items * unroll) >= (uint32_t)items)
-      for (int n = 0; n < 2; n++) value_items(dtype, rows, &bits, acc[0], p + n, v + n, items);
-    uint32_t rest = run->rest[0] / ITEM_TOKENS(dtype);
-    if (dtype == KV_F32 && run->rest[1] > 0) {
-      value_items(dtype, rows, &bits, acc[0], p, v, items);
-      value_items(dtype, rows, &bits, acc[0], p + 1, v + 1, run->rest[1]);
-      rest -= items;
-    }
-    value_items(dtype, rows, &bits, acc[0], p, v, rest);
-  }
-  UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++) {
-    float *to = run->output + m * stride + dim + 4 * j;
-    Vec sum = LOAD(to), decay = SPLAT_AT(run->decay + m);
-    UNROLL for (int i = 0; i < chains; i++) {
-      if (!IS_INT8(dtype)) sum = i == 0 ? MADD(sum, decay, acc[i][m][j]) : ADD(sum, acc[i][m][j]);
-      else sum = MADD(wasm_f32x4_convert_i32x4(acc[i][m][j]), SPLAT_AT(run->weight_scale + m), i == 0 ? MUL(sum, decay) : sum);
-    }
-    STORE(to, sum);
+    UNROLL for (int i = 0; i < chains; i++) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int j = 0; j < 2; j++)
+      STORE(run->sums[i] + 4 * (m * dim + d) + 16 * j, acc[i][m][j]);
   }
 }
 
-typedef void ValueFn(const ValueRun *run, uint32_t dim);
+typedef void ValueFn(const ValueRun *run);
 #define VALUE(name, dtype, rows, pages, chains, unroll) \
-  NOINLINE void name(const ValueRun *run, uint32_t dim) { value_tile(dtype, rows, pages, chains, unroll, run, dim); }
-#define VALUES(name, dtype, unroll)                                                                            \
-  VALUE(name##_1, dtype, 1, 1, 1, unroll) VALUE(name##_2, dtype, 2, 1, 1, unroll)                              \
-  VALUE(name##_3, dtype, 3, 1, 1, unroll) VALUE(name##_4, dtype, 4, 1, 1, unroll)                              \
-  VALUE(name##_5, dtype, 5, 1, 1, unroll) VALUE(name##_6, dtype, 6, 1, 1, unroll)                              \
-  VALUE(name##_1_pair, dtype, 1, 2, 1, unroll) VALUE(name##_2_pair, dtype, 2, 2, 1, unroll)                    \
-  VALUE(name##_3_pair, dtype, 3, 2, 1, unroll)                                                                 \
-  VALUE(name##_4_pair, dtype, 4, 2, 1, unroll) VALUE(name##_5_pair, dtype, 5, 2, 1, unroll)                    \
-  VALUE(name##_6_pair, dtype, 6, 2, 1, unroll)                                                                 \
-  VALUE(name##_1_apart, dtype, 1, 4, 4, 1) VALUE(name##_2_apart, dtype, 2, 2, 2, 1)                            \
-  VALUE(name##_3_apart, dtype, 3, 2, 2, 1)                                                                     \
-  static ValueFn *const name##_fns[3][MAX_GROUP] = {                                                           \
-      {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6},                                            \
-      {name##_1_pair, name##_2_pair, name##_3_pair, name##_4_pair, name##_5_pair, name##_6_pair},                          \
-      {name##_1_apart, name##_2_apart, name##_3_apart}};
+  NOINLINE void name(const ValueRun *run) { value_tile(dtype, rows, pages, chains, unroll, run); }
+#define VALUES(name, dtype, unroll)                                                                              \
+  VALUE(name##_1, dtype, 1, 1, 1, unroll) VALUE(name##_2, dtype, 2, 1, 1, unroll)                                \
+  VALUE(name##_3, dtype, 3, 1, 1, unroll) VALUE(name##_4, dtype, 4, 1, 1, unroll)                                \
+  VALUE(name##_5, dtype, 5, 1, 1, unroll) VALUE(name##_6, dtype, 6, 1, 1, unroll)                                \
+  VALUE(name##_1_pair, dtype, 1, 2, 1, unroll) VALUE(name##_2_pair, dtype, 2, 2, 1, unroll)                      \
+  VALUE(name##_3_pair, dtype, 3, 2, 1, unroll) VALUE(name##_4_pair, dtype, 4, 2, 1, unroll)                      \
+  VALUE(name##_5_pair, dtype, 5, 2, 1, unroll) VALUE(name##_6_pair, dtype, 6, 2, 1, unroll)                      \
+  VALUE(name##_1_two, dtype, 1, 2, 2, 1) VALUE(name##_2_two, dtype, 2, 2, 2, 1) VALUE(name##_3_two, dtype, 3, 2, 2, 1) \
+  VALUE(name##_1_four, dtype, 1, 4, 4, 1)                                                                        \
+  static ValueFn *const name##_fns[4][MAX_GROUP] = {                                                             \
+      {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6},                                              \
+      {name##_1_pair, name##_2_pair, name##_3_pair, name##_4_pair, name##_5_pair, name##_6_pair},                \
+      {name##_1_two, name##_2_two, name##_3_two},                                                                \
+      {name##_1_four}};
 
-/* Of value_fns: one page; two pages in one chain; four pages (one row) or two (two or three), each with a chain. */
-enum { VALUE_PAGE = 0, VALUE_PAIR = 1, VALUE_APART = 2 };
+/* Of value_fns: one run; two runs in one chain; two or four with a chain each. */
+enum { VALUE_ONE = 0, VALUE_PAIR = 1, VALUE_TWO = 2, VALUE_FOUR = 3 };
 VALUES(value_f32, KV_F32, 2)
 VALUES(value_f16, KV_F16, 2)
 VALUES(value_bf16, KV_BF16, 2)

@@ -14,6 +14,22 @@ describe('a pool of blocks', () => {
     expect([take(pool), take(pool), take(pool), take(pool)]).toEqual([5, 31, 32, 69]);
   });
 
+  it('gives neighbours in a slot neighbours in a frame while there are any', () => {
+    const pool = new BlockPool(16, 4);
+    const next = (index: number, after?: number) => pool.take(new Set(), { index, after });
+    const a = [next(0)];
+    const b = [next(0)];
+    for (let i = 1; i < 6; i++) a.push(next(i, a.at(-1)));
+    expect(a).toEqual([0, 1, 2, 3, 8, 9]);
+    expect(b).toEqual([4]);
+    const fork = next(2, 1); // 2 is taken: the same place of another frame
+    expect(fork).toBe(14);
+    for (let i = 1; i < 6; i++) b.push(next(i, b.at(-1)));
+    expect(b).toEqual([4, 5, 6, 7, 10, 11]); // no frame is free: whatever is
+    expect([next(3, fork), next(0), next(0)]).toEqual([15, 12, 13]);
+    expect(pool.free).toBe(0);
+  });
+
   it('has no block beyond its last', () => {
     for (const blocks of [1, 31, 32, 33, 64]) {
       const pool = new BlockPool(blocks);

@@ -2,9 +2,19 @@
  * Which blocks of a memory are held, and by how many: ids 0 to `blocks` - 1, the lowest free one first, so that memory is touched
  * no further up than it must be. It knows nothing of addresses or slots. A block that is given back while a kernel may still
  * touch it is free at once, but is taken last, and who takes it is told what to wait for: so accounts never depend on timing.
+ * Neighbours in a slot get neighbours in a frame (page-layout.ts) as long as there are any: that is faster to read, nothing else.
  */
+/** Where a block is to stand in a slot. */
+export interface BlockPlace {
+  /** Among the slot's blocks. */
+  readonly index: number;
+  /** The one before it. */
+  readonly after: number | undefined;
+}
+
 export class BlockPool {
   readonly blocks: number;
+  readonly #frameBlocks: number;
   readonly #holders: Uint32Array; // [blocks]
   readonly #free: Uint32Array; // a bit a block
   /** No word of #free below it has a bit set. */
@@ -13,8 +23,10 @@ export class BlockPool {
   /** Free blocks that are still touched, until when: not in #free. */
   readonly #touched = new Map<number, Promise<void>>();
 
-  constructor(blocks: number) {
+  /** @param frameBlocks a power of two up to 32 */
+  constructor(blocks: number, frameBlocks = 1) {
     this.blocks = blocks;
+    this.#frameBlocks = frameBlocks;
     this.#holders = new Uint32Array(blocks);
     this.#free = new Uint32Array(Math.ceil(blocks / 32)).fill(0xffff_ffff);
     if (blocks % 32 !== 0) this.#free[this.#free.length - 1] = 2 ** (blocks % 32) - 1;
@@ -36,9 +48,10 @@ export class BlockPool {
   /**
    * For one holder; only while `free` is above 0.
    * @param waits gets what must settle before the block may be written
+   * @param place where it would best be; it gets another one where that is taken
    */
-  take(waits: Set<Promise<void>>): number {
-    const block = this.#lowest() ?? this.#cooling(waits);
+  take(waits: Set<Promise<void>>, place?: BlockPlace): number {
+    const block = (place && this.#fitting(place)) ?? this.#lowest() ?? this.#cooling(waits);
     if (block === undefined) throw new RangeError('no block is free: ask for `free` first');
     this.#holders[block] = 1;
     this.#used++;
@@ -72,6 +85,37 @@ export class BlockPool {
     const word = block >>> 5;
     this.#free[word] = (this.#free[word] ?? 0) | (1 << (block & 31));
     this.#firstWord = Math.min(this.#firstWord, word);
+  }
+
+  /** Of the same frame as the one before it; where a frame would begin, or that is taken, of a frame that is free as a whole. */
+  #fitting({ index, after }: BlockPlace): number | undefined {
+    const each = this.#frameBlocks;
+    const place = index % each;
+    if (place > 0 && after !== undefined && after % each === place - 1 && this.#claim(after + 1)) return after + 1;
+    const frame = this.#freeFrame();
+    if (frame === undefined) return undefined;
+    this.#claim(frame + place);
+    return frame + place;
+  }
+
+  #claim(block: number): boolean {
+    const word = block >>> 5;
+    const bits = this.#free[word] ?? 0;
+    const bit = 1 << (block & 31);
+    this.#free[word] = bits & ~bit;
+    return (bits & bit) !== 0;
+  }
+
+  /** The lowest free frame's first block. Where none is left, this looks at a word for each 32 blocks. */
+  #freeFrame(): number | undefined {
+    const each = this.#frameBlocks;
+    const all = 2 ** each - 1;
+    for (let word = this.#firstWord; word < this.#free.length; word++) {
+      const bits = this.#free[word] ?? 0;
+      if (bits === 0) continue;
+      for (let at = 0; at < 32; at += each) if (((bits >>> at) & all) === all) return 32 * word + at;
+    }
+    return undefined;
   }
 
   #lowest(): number | undefined {

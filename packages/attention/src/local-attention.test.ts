@@ -233,7 +233,7 @@ describe('creation', () => {
     [{ ...geometry, layers: 0 }, options, /layers must be a whole number of at least 1/],
     [{ ...geometry, windows: [0] }, options, /one entry per layer \(2\), found 1/],
     [{ ...geometry, softmaxScale: Number.NaN }, options, /softmaxScale/],
-    [geometry, { ...options, blockTokens: 24 }, /multiple of 16 up to 512, found 24/],
+    [geometry, { ...options, blockTokens: 24 }, /power of two from 16 to 512, found 24/],
     [geometry, { ...options, memoryBytes: 1000 }, /takes \d+ bytes; each of 1 memories has 1000/],
     [geometry, { ...options, memoryBytes: -1 }, /memoryBytes must be positive/],
   ])('refuses %j %j', async (wrong, wrongOptions, message) => {

@@ -28,6 +28,7 @@ import { allOf } from './block-pool.ts';
 import type { KernelRunner } from './kernel-runner.ts';
 import { type LayerGroup, layerGroups } from './kv-blocks.ts';
 import { kvRowBytes } from './kv-token-bytes.ts';
+import { copyBlock } from './page-layout.ts';
 import type { ShardPlan } from './plan-shards.ts';
 import type { Shard } from './shard.ts';
 import { SlotBlocks, type SlotShape } from './slot-blocks.ts';
@@ -173,9 +174,9 @@ export class LocalAttention implements StagedAttention {
     const fork = blocks.fork(tokens, waits);
     const child = this.#add(slot, shard, fork.blocks);
     this.#forkedTokens += tokens;
-    const { blockBytes } = this.#plan.layout;
+    const { layout } = this.#plan;
     const copy = () => {
-      for (const { source, target } of fork.copies) shard.heap.u8.copyWithin(target, source, source + blockBytes);
+      for (const { source, target } of fork.copies) copyBlock(shard.heap.u8, layout, source, target);
     };
     if (waits.size === 0) {
       copy();

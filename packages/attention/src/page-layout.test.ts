@@ -1,6 +1,6 @@
-import type { AttentionGeometry, KvDtype } from '@glinthawk/core';
-import { describe, expect, it } from 'vitest';
-import { defaultBlockTokens, pageLayout } from './page-layout.ts';
+import { type AttentionGeometry, InputError, type KvDtype } from '@glinthawk/core';
+import { expect, it } from 'vitest';
+import { copyBlock, KV_DTYPES, pageLayout } from './page-layout.ts';
 
 const GIB = 2 ** 30;
 const model = (layers: number, kvHeads: number, headDim: number, maxContextTokens: number): AttentionGeometry => ({
@@ -13,34 +13,51 @@ const model = (layers: number, kvHeads: number, headDim: number, maxContextToken
   maxContextTokens,
 });
 
-describe('block sizes', () => {
-  it.each<[string, AttentionGeometry, KvDtype, number, number]>([
-    ['stories260K: short contexts, small blocks', model(5, 4, 8, 512), 'f32', GIB, 32],
-    ['SmolLM2: pages of 64 KiB', model(30, 3, 64, 8192), 'f16', 3 * GIB, 256],
-    ['Llama 8B: pages of 64 KiB', model(32, 8, 128, 131072), 'f16', 3 * GIB, 128],
-    ['Llama 8B, f32', model(32, 8, 128, 131072), 'f32', 3 * GIB, 64],
-    ['Llama 8B in little memory: enough blocks', model(32, 8, 128, 131072), 'f16', GIB / 4, 16],
-    ['contexts of 20 tokens', model(1, 1, 128, 20), 'f16', GIB, 16],
-  ])('%s', (_, geometry, kvDtype, shardBytes, blockTokens) => {
-    expect(defaultBlockTokens(geometry, kvDtype, shardBytes)).toBe(blockTokens);
-  });
-});
-
-it('a block has the layers of one group', () => {
-  const alike = model(6, 2, 16, 64);
-  const mixed = { ...alike, windows: [32, 32, 0, 32, 32, 0] };
-  expect(pageLayout(mixed, 'f16', 16).blockBytes).toBe(pageLayout(alike, 'f16', 16).blockBytes / 3);
-});
-
-it('a page is K, V and int8 scales; a block is the pages of all heads and of the layers of a group, and padding', () => {
+it('a page is K, V and int8 scales; a frame is the pages of all layers and heads, and blocks are parts of it', () => {
   const geometry = model(3, 2, 12, 64); // 12 is padded to 16
   expect(pageLayout(geometry, 'int8', 16)).toEqual({
     blockTokens: 16,
     paddedDim: 16,
-    valueOffset: 256,
-    scaleOffset: 512,
-    pageBytes: 640,
+    pageTokens: 256,
+    valueOffset: 4096,
+    scaleOffset: 8192,
+    pageBytes: 10240,
+    frameBlocks: 16,
+    frameBytes: 61440,
     blockBytes: 3840,
   });
-  expect(pageLayout(model(2, 1, 128, 64), 'f32', 64)).toMatchObject({ pageBytes: 65536, blockBytes: 2 * 65536 + 320 });
+  expect(pageLayout(model(1, 1, 128, 64), 'f32', 512)).toMatchObject({ pageTokens: 512, frameBlocks: 1 });
+  for (const kvDtype of KV_DTYPES) expect(pageLayout(geometry, kvDtype, 16).pageBytes % 64).toBe(0);
+});
+
+it.each<[string, AttentionGeometry, KvDtype, number, number]>([
+  ['in a large memory', model(32, 8, 128, 131072), 'f16', 2 * GIB, 256],
+  ['in a small one', model(32, 8, 128, 131072), 'f16', GIB / 8, 64],
+  ['in one of a few blocks', model(32, 8, 128, 131072), 'f16', 32 << 20, 32],
+  ['of a small model', model(5, 4, 8, 512), 'f32', 16 << 20, 256],
+])('pages %s', (_, geometry, kvDtype, memoryBytes, pageTokens) => {
+  expect(pageLayout(geometry, kvDtype, 32, memoryBytes).pageTokens).toBe(pageTokens);
+});
+
+it('blocks are powers of two, 16 to 512 tokens', () => {
+  for (const blockTokens of [0, 8, 48, 1024, 32.5, Number.NaN]) {
+    expect(() => pageLayout(model(1, 1, 8, 64), 'f32', blockTokens)).toThrow(InputError);
+  }
+});
+
+it.each(KV_DTYPES)('copying a block copies its part of all pages, and nothing else: %s', (kvDtype) => {
+  const layout = pageLayout(model(2, 3, 20, 64), kvDtype, 64);
+  const { frameBytes, blockBytes, pageBytes, frameBlocks } = layout;
+  const memory = new Uint8Array(2 * frameBytes);
+  for (let i = 0; i < frameBytes; i++) memory[i] = 1 + (i % 251);
+  copyBlock(memory, layout, 1, frameBytes + 3);
+  let copied = 0;
+  for (let i = 0; i < frameBytes; i++) if (memory[frameBytes + i] !== 0) copied++;
+  expect(copied).toBe((6 * pageBytes) / frameBlocks);
+  expect(copied).toBe(Math.floor(blockBytes) - (frameBytes - 6 * pageBytes) / frameBlocks);
+  // All blocks, each to where it is in another frame, make the same frame.
+  for (let i = 0; i < frameBlocks; i++) copyBlock(memory, layout, i, frameBytes + i);
+  expect(Buffer.compare(memory.subarray(frameBytes), memory.subarray(0, frameBytes))).toBe(
+    frameBytes > 6 * pageBytes ? -1 : 0,
+  );
 });

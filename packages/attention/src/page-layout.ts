@@ -1,27 +1,27 @@
 /**
- * Sizes of pages and blocks. A page holds K and V of `blockTokens` tokens for one layer and KV head, contiguous, as kernels/layout.h
- * describes; a block is a slot's pages of all heads and of the layers of one group (kv-blocks.ts) for those tokens.
+ * Sizes of pages, frames and blocks. A page holds K and V of `pageTokens` tokens for one layer and KV head, as kernels/layout.h
+ * describes; a frame is the pages of all heads and of the layers of one group (kv-blocks.ts). Slots hold blocks: `blockTokens` of a
+ * frame's tokens in all of its pages. So memory is given out in small units, and what one slot fills is read in long runs.
  */
 import { type AttentionGeometry, InputError, type KvDtype, UnsupportedError } from '@glinthawk/core';
 import { layerGroups } from './kv-blocks.ts';
 
 export const MAX_HEAD_DIM = 512; // MAX_DIM in kernels/layout.h
 export const MAX_BLOCK_TOKENS = 512; // MAX_BLOCK_TOKENS in kernels/layout.h
-const BLOCK_TOKENS_UNIT = 16;
+const LEAST_BLOCK_TOKENS = 16;
+const FRAME_ALIGNMENT = 64;
 /** Half a block of each sequence is empty on average: of a context of 1,024 tokens 1.5 %. */
 export const DEFAULT_BLOCK_TOKENS = 32;
 
-/** Random pages of 64 KiB, four at a time, reach 95 % of the sequential read; 16 KiB ones a third of it. */
-const PAGE_BYTES_WANTED = 64 << 10;
-/** On average half a block of each sequence is empty: at most a thirty-second of the longest context. */
-const BLOCKS_PER_CONTEXT = 16;
-/** A shard with fewer blocks than this can't be shared by several sequences. */
-const BLOCKS_WANTED = 64;
+/** RUN_TOKENS in kernels/tile.h. Four streams of 32 KiB (128 tokens of f16) reach 85 % of reading in order, of 8 KiB a half. */
+const PAGE_TOKENS = 256;
+/** A memory of fewer frames has shorter pages: each slot begins with a frame of its own. */
+const FRAMES_WANTED = 16;
 /**
- * Keeps pages of the same layer and head in different blocks, which are read together, out of the same cache sets: an odd number of
- * cache lines. Worth it where blocks are large.
+ * Keeps pages of the same layer and head in different frames, which are read together, out of the same cache sets: an odd number of
+ * cache lines. Worth it where frames are large.
  */
-const BLOCK_PADDING = 320;
+const FRAME_PADDING = 320;
 const PADDED_FROM_BYTES = 64 << 10;
 
 export const KV_DTYPES: readonly KvDtype[] = ['f32', 'f16', 'bf16', 'int8'];
@@ -31,9 +31,14 @@ export interface PageLayout {
   readonly blockTokens: number;
   /** headDim padded with zeros to a multiple of 8. */
   readonly paddedDim: number;
+  readonly pageTokens: number;
+  /** Bytes from a page to its V and to its scales. */
   readonly valueOffset: number;
   readonly scaleOffset: number;
   readonly pageBytes: number;
+  readonly frameBlocks: number;
+  readonly frameBytes: number;
+  /** What a block has of its frame. */
   readonly blockBytes: number;
 }
 
@@ -69,31 +74,65 @@ export function validateGeometry(geometry: AttentionGeometry): void {
   for (const window of windows) requireWhole('window', window, 0);
 }
 
-/** @throws InputError for a blockTokens that the kernels can't take */
-export function pageLayout(geometry: AttentionGeometry, kvDtype: KvDtype, blockTokens: number): PageLayout {
-  if (blockTokens % BLOCK_TOKENS_UNIT !== 0 || blockTokens < BLOCK_TOKENS_UNIT || blockTokens > MAX_BLOCK_TOKENS) {
+/**
+ * @param memoryBytes of one memory; short of it, pages are shorter
+ * @throws InputError for a blockTokens that the kernels can't take
+ */
+export function pageLayout(
+  geometry: AttentionGeometry,
+  kvDtype: KvDtype,
+  blockTokens: number,
+  memoryBytes = Number.POSITIVE_INFINITY,
+): PageLayout {
+  if (!Number.isInteger(Math.log2(blockTokens)) || blockTokens < LEAST_BLOCK_TOKENS || blockTokens > MAX_BLOCK_TOKENS) {
     throw new InputError(
       'ATTENTION_BLOCK_TOKENS',
-      `blockTokens must be a multiple of ${BLOCK_TOKENS_UNIT} up to ${MAX_BLOCK_TOKENS}, found ${blockTokens}`,
+      `blockTokens must be a power of two from ${LEAST_BLOCK_TOKENS} to ${MAX_BLOCK_TOKENS}, found ${blockTokens}`,
     );
   }
   const paddedDim = Math.ceil(geometry.headDim / 8) * 8;
-  const valueOffset = blockTokens * paddedDim * ELEMENT_BYTES[kvDtype];
-  const scaleOffset = 2 * valueOffset;
-  const usedBytes = scaleOffset + (kvDtype === 'int8' ? 2 * 4 * blockTokens : 0);
-  const pageBytes = Math.ceil(usedBytes / 64) * 64;
   const pages = (layerGroups(geometry)[0]?.layers.length ?? 0) * geometry.kvHeads;
-  const blockBytes = pages * pageBytes + (pages * pageBytes >= PADDED_FROM_BYTES ? BLOCK_PADDING : 0);
-  return { blockTokens, paddedDim, valueOffset, scaleOffset, pageBytes, blockBytes };
+  const tokenBytes = 2 * paddedDim * ELEMENT_BYTES[kvDtype] + (kvDtype === 'int8' ? 2 * 4 : 0);
+  let pageTokens = Math.max(PAGE_TOKENS, blockTokens);
+  while (pageTokens > blockTokens && pages * tokenBytes * pageTokens * FRAMES_WANTED > memoryBytes) pageTokens /= 2;
+  const valueOffset = pageTokens * paddedDim * ELEMENT_BYTES[kvDtype];
+  const pageBytes = pageTokens * tokenBytes; // a multiple of 64, as 16 tokens of 8 dimensions are
+  const frameBlocks = pageTokens / blockTokens;
+  const frameBytes = pages * pageBytes + (pages * pageBytes >= PADDED_FROM_BYTES ? FRAME_PADDING : 0);
+  const blockBytes = frameBytes / frameBlocks;
+  return {
+    blockTokens,
+    paddedDim,
+    pageTokens,
+    valueOffset,
+    scaleOffset: 2 * valueOffset,
+    pageBytes,
+    frameBlocks,
+    frameBytes,
+    blockBytes,
+  };
 }
 
-/** The largest power of two that gives pages of the wanted size without wasting a short context or a small memory. */
-export function defaultBlockTokens(geometry: AttentionGeometry, kvDtype: KvDtype, shardBytes: number): number {
-  const tokenBytes = 2 * geometry.headDim * ELEMENT_BYTES[kvDtype];
-  const wanted = Math.min(PAGE_BYTES_WANTED / tokenBytes, geometry.maxContextTokens / BLOCKS_PER_CONTEXT, 256);
-  let tokens = 2 ** Math.floor(Math.log2(Math.max(wanted, BLOCK_TOKENS_UNIT)));
-  while (tokens > BLOCK_TOKENS_UNIT && pageLayout(geometry, kvDtype, tokens).blockBytes * BLOCKS_WANTED > shardBytes) {
-    tokens /= 2;
+/** Copies all that a block holds. Blocks are given as the kernels have them, WasmHeap.block. */
+export function copyBlock(memory: Uint8Array, layout: PageLayout, source: number, target: number): void {
+  const { blockTokens, pageTokens, pageBytes, valueOffset, scaleOffset, frameBytes, paddedDim } = layout;
+  const elementBytes = valueOffset / pageTokens / paddedDim;
+  const [from, to] = [placeOfBlock(source), placeOfBlock(target)];
+  const pages = Math.floor(frameBytes / pageBytes);
+  for (let page = 0; page < pages; page++) {
+    /** The block's tokens of an array of the page that has `tokenBytes` of each of the page's tokens. */
+    const copy = (at: number, tokenBytes: number) => {
+      const start = from.frame + page * pageBytes + at + from.index * blockTokens * tokenBytes;
+      const end = start + blockTokens * tokenBytes;
+      memory.copyWithin(to.frame + page * pageBytes + at + to.index * blockTokens * tokenBytes, start, end);
+    };
+    copy(0, paddedDim * elementBytes);
+    for (let d = 0; d < paddedDim; d += 8) copy(valueOffset + d * pageTokens * elementBytes, 8 * elementBytes);
+    for (let at = scaleOffset; at < pageBytes; at += 4 * pageTokens) copy(at, 4);
   }
-  return tokens;
+}
+
+/** A block is its frame's address, a multiple of FRAME_ALIGNMENT, plus its index in the frame: place_of in kernels/layout.h. */
+function placeOfBlock(block: number): { readonly frame: number; readonly index: number } {
+  return { frame: block - (block % FRAME_ALIGNMENT), index: block % FRAME_ALIGNMENT };
 }

@@ -7,7 +7,7 @@ import { platform } from '#platform';
 import { heapBase } from './kernel.ts';
 import { layerGroups } from './kv-blocks.ts';
 import { slotTableBytes } from './kv-token-bytes.ts';
-import { defaultBlockTokens, KV_DTYPES, type PageLayout, pageLayout, validateGeometry } from './page-layout.ts';
+import { DEFAULT_BLOCK_TOKENS, KV_DTYPES, type PageLayout, pageLayout, validateGeometry } from './page-layout.ts';
 import { stagingRowBytes } from './step-layout.ts';
 import { type HeapPlan, mostBlocks } from './wasm-heap.ts';
 
@@ -63,12 +63,8 @@ export function planShards(
   if (!(memoryBytes > 0)) {
     throw new InputError('ATTENTION_MEMORY', `memoryBytes must be positive, found ${memoryBytes}`);
   }
-  const layout = pageLayout(
-    geometry,
-    kvDtype,
-    options.blockTokens ?? defaultBlockTokens(geometry, kvDtype, memoryBytes),
-  );
-  const { blockBytes, blockTokens } = layout;
+  const layout = pageLayout(geometry, kvDtype, options.blockTokens ?? DEFAULT_BLOCK_TOKENS, memoryBytes / leastShards);
+  const { blockBytes, blockTokens, frameBlocks, frameBytes } = layout;
   const tableBlocks = Math.ceil(geometry.maxContextTokens / blockTokens);
   const slotBytes = slotTableBytes(layerGroups(geometry).length, tableBlocks);
   const tables = clamp(TABLE_SLOTS * slotBytes, Math.max(MIN_TABLE_BYTES, slotBytes), MAX_TABLE_BYTES);
@@ -76,7 +72,7 @@ export function planShards(
   const keptBytes = CONFIG_BYTES + tables;
   const stagingBytes = clamp(STAGED_ROWS * stagingRowBytes(geometry, rowDtype), MIN_STAGING_BYTES, MAX_STAGING_BYTES);
 
-  const room = mostBlocks({ baseBytes, keptBytes, stagingBytes, blockBytes });
+  const room = mostBlocks({ baseBytes, keptBytes, stagingBytes, frameBlocks, frameBytes });
   const wanted = Math.floor(memoryBytes / blockBytes);
   if (room < 1) {
     throw new CapacityError(
@@ -86,7 +82,7 @@ export function planShards(
     );
   }
   const shards = Math.max(leastShards, Math.ceil(wanted / room));
-  const blocks = Math.floor(wanted / shards);
+  const blocks = Math.floor(wanted / shards / frameBlocks) * frameBlocks;
   if (blocks < 1) {
     throw new CapacityError(
       'KV_CAPACITY',
@@ -97,7 +93,7 @@ export function planShards(
   return {
     layout,
     shards,
-    heap: { baseBytes, keptBytes, stagingBytes, blocks, blockBytes },
+    heap: { baseBytes, keptBytes, stagingBytes, blocks, frameBlocks, frameBytes },
     tableBlocks,
     maxSlots: Math.floor(tables / slotBytes),
   };

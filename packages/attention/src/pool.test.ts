@@ -141,7 +141,7 @@ describe('a pool of workers', () => {
     for (const index of [0, 1, 2]) pool.open(slot(index), index === 0 ? 0 : 1);
     pool.announce({ id: 1, entries: [0, 1, 2].map((index) => ({ slot: slot(index), position: 0, count: 1 })) });
     // A page size that leads the kernels out of memory: a trap ends the worker, as a real fault would.
-    new Uint32Array(victim.memory.buffer)[victim.config / 4 + 6] = 0x4000_0000;
+    new Uint32Array(victim.memory.buffer)[victim.config / 4 + 7] = 0x4000_0000;
     const attend = pool.attend(1, 1, ramp(3 * QKV, 0), new Float32Array(3 * OUT));
     await expect(attend).rejects.toThrow(NodeLostError);
     const lost = await pool.lost;

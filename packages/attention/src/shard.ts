@@ -33,6 +33,6 @@ export function createShards(
     const heap = new WasmHeap(memory, plan.heap);
     const { layout, tableBlocks } = plan;
     const config = writeConfig(heap, { ...kernels, layout, groups, tableBlocks });
-    return { index, memory, config, heap, pool: new BlockPool(plan.heap.blocks) };
+    return { index, memory, config, heap, pool: new BlockPool(plan.heap.blocks, layout.frameBlocks) };
   });
 }

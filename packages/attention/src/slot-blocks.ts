@@ -25,7 +25,7 @@ interface GroupBlocks {
 
 /** A block that is to get what another holds. */
 export interface BlockCopy {
-  readonly source: number; // addresses
+  readonly source: number; // of WasmHeap.block
   readonly target: number;
 }
 
@@ -95,7 +95,7 @@ export class SlotBlocks {
     const each = this.missing(tokens) / this.#groups.length;
     try {
       for (const [index, group] of this.#groups.entries()) {
-        for (let i = 0; i < each; i++) this.#append(index, group, this.#shard.pool.take(waits));
+        for (let i = 0; i < each; i++) this.#append(index, group, this.#take(group, waits));
       }
     } catch (error) {
       this.shrink(this.#tokens, allOf(waits));
@@ -143,7 +143,7 @@ export class SlotBlocks {
             pool.share(block);
             child.#append(index, group, block);
           } else {
-            const own = pool.take(waits);
+            const own = child.#take(group, waits);
             child.#append(index, group, own);
             copies.push({ source: heap.block(block), target: heap.block(own) });
           }
@@ -167,6 +167,10 @@ export class SlotBlocks {
     const bytes = slotTableBytes(groups.length, tableBlocks);
     if (until === null) heap.release(this.tables, bytes);
     else until.then(() => heap.release(this.tables, bytes));
+  }
+
+  #take(group: GroupBlocks, waits: Set<Promise<void>>): number {
+    return this.#shard.pool.take(waits, { index: group.from + group.blocks.length, after: group.blocks.at(-1) });
   }
 
   #append(index: number, group: GroupBlocks, block: number): void {

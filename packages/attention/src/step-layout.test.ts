@@ -33,7 +33,7 @@ const entry = (position: number, count = 1): KernelEntry => ({
 });
 
 function heapOf(stagingBytes: number): WasmHeap {
-  const plan = { baseBytes: 1 << 20, keptBytes: 64, stagingBytes, blocks: 1, blockBytes: 64 };
+  const plan = { baseBytes: 1 << 20, keptBytes: 64, stagingBytes, blocks: 1, frameBlocks: 1, frameBytes: 64 };
   return new WasmHeap(createMemory(plan, false), plan);
 }
 

@@ -27,7 +27,7 @@ const KERNEL_DTYPES: Readonly<Record<Exclude<KvDtype, 'int8'> | Int8Kernel, numb
 };
 
 /** Fields of the structs, all of 32 bits. */
-const CONFIG_FIELDS = 17;
+const CONFIG_FIELDS = 18;
 const STEP_FIELDS = 5;
 const ENTRY_FIELDS = 6;
 const TASK_FIELDS = 12;
@@ -66,6 +66,7 @@ export function writeConfig(heap: WasmHeap, config: KernelConfig): number {
       geometry.headDim,
       layout.paddedDim,
       layout.blockTokens,
+      layout.pageTokens,
       layout.pageBytes,
       layout.valueOffset,
       layout.scaleOffset,
@@ -81,7 +82,7 @@ export function writeConfig(heap: WasmHeap, config: KernelConfig): number {
     ],
     address / 4,
   );
-  heap.f32[address / 4 + 9] = geometry.softmaxScale * Math.LOG2E; // scores are in base 2
+  heap.f32[address / 4 + 10] = geometry.softmaxScale * Math.LOG2E; // scores are in base 2
   for (const [group, { layers: ofGroup }] of groups.entries()) {
     for (const [place, layer] of ofGroup.entries()) {
       heap.u32[groupOfLayer / 4 + layer] = group;

@@ -19,8 +19,10 @@ export interface HeapPlan {
   readonly baseBytes: number;
   readonly keptBytes: number;
   readonly stagingBytes: number;
+  /** Whole frames of them (page-layout.ts). */
   readonly blocks: number;
-  readonly blockBytes: number;
+  readonly frameBlocks: number;
+  readonly frameBytes: number;
 }
 
 /** Where blocks begin. */
@@ -30,11 +32,11 @@ function blockBase({ baseBytes, keptBytes, stagingBytes }: Omit<HeapPlan, 'block
 
 /** How many blocks one memory can have beside the rest. */
 export function mostBlocks(plan: Omit<HeapPlan, 'blocks'>): number {
-  return Math.max(0, Math.floor((MAX_MEMORY_BYTES - blockBase(plan)) / plan.blockBytes));
+  return Math.max(0, Math.floor((MAX_MEMORY_BYTES - blockBase(plan)) / plan.frameBytes)) * plan.frameBlocks;
 }
 
 function limitBytes(plan: HeapPlan): number {
-  return Math.min(MAX_MEMORY_BYTES, blockBase(plan) + plan.blocks * plan.blockBytes);
+  return Math.min(MAX_MEMORY_BYTES, blockBase(plan) + (plan.blocks / plan.frameBlocks) * plan.frameBytes);
 }
 
 /** @throws CapacityError when the address space for it can't be had */
@@ -101,15 +103,17 @@ export class WasmHeap {
     return (staged > 0 ? baseBytes : 0) + this.#keptTop - baseBytes + staged + (this.#blockTop - this.#blockBase);
   }
 
-  /** Address of a block, once memory has grown to hold it. @throws CapacityError */
+  /** A block as the kernels have it (place_of in kernels/layout.h), once memory has grown to hold its frame. @throws CapacityError */
   block(id: number): number {
-    const address = this.#blockBase + id * this.#plan.blockBytes;
-    const end = address + this.#plan.blockBytes;
+    const { frameBlocks, frameBytes } = this.#plan;
+    const index = id % frameBlocks;
+    const address = this.#blockBase + ((id - index) / frameBlocks) * frameBytes;
+    const end = address + frameBytes;
     if (end > this.#blockTop) {
       this.#reach(end);
       this.#blockTop = end;
     }
-    return address;
+    return address + index;
   }
 
   /** For one step; any size. @throws CapacityError */

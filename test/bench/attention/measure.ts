@@ -86,7 +86,7 @@ export async function measureCeilings(team: Team): Promise<Ceilings> {
 /** What KV of one token and KV head takes, padding of pages aside. */
 export function tokenBytes({ layout }: Team, kvDtype: KvDtype): number {
   const scales = kvDtype.startsWith('int') ? 2 * 4 : 0;
-  return layout.scaleOffset / layout.blockTokens + scales;
+  return layout.scaleOffset / layout.pageTokens + scales;
 }
 
 export async function measure(

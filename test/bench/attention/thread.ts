@@ -61,19 +61,22 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const kernels = { kvDtype, rowDtype: 'f32', layout, tableBlocks, int8: attentionKernelInfo().int8 } as const;
   const config = writeConfig(heap, { ...kernels, geometry, groups: layerGroups(geometry) });
 
-  // Blocks of all sequences in random order, so that pages lie anywhere in memory.
-  const blocksEach = Math.ceil(work.context / layout.blockTokens);
-  const blocks = Array.from({ length: share.sequences * blocksEach }, (_, id) => heap.block(id));
-  const kvStart = blocks[0] as number;
-  const kvBytes = blocks.length * layout.blockBytes;
+  // Frames of all sequences in random order, so that pages lie anywhere in memory; a sequence's blocks fill frame after frame.
+  const { frameBlocks, pageTokens } = layout;
+  const framesEach = Math.ceil(work.context / pageTokens);
+  const frames = Array.from({ length: share.sequences * framesEach }, (_, i) => heap.block(i * frameBlocks));
+  const kvStart = frames[0] as number;
+  const kvBytes = frames.length * layout.frameBytes;
   const random = randomSource(thread.index + 77);
-  for (let i = blocks.length - 1; i > 0; i--) {
+  for (let i = frames.length - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1));
-    [blocks[i], blocks[j]] = [blocks[j] as number, blocks[i] as number];
+    [frames[i], frames[j]] = [frames[j] as number, frames[i] as number];
   }
   const tables = Array.from({ length: share.sequences }, (_, s) => {
     const table = heap.allocate(4 * tableBlocks);
-    heap.u32.set(blocks.slice(s * blocksEach, (s + 1) * blocksEach), table / 4);
+    const mine = frames.slice(s * framesEach, (s + 1) * framesEach);
+    const blocks = mine.flatMap((frame) => Array.from({ length: frameBlocks }, (_, i) => frame + i));
+    heap.u32.set(blocks.slice(0, tableBlocks), table / 4);
     return table;
   });
 
@@ -104,7 +107,7 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   };
 
   // The first period of the first sequence is appended by the kernels, with a window of 1 to leave out the attention; all other
-  // blocks are copies of its blocks.
+  // frames are copies of its frames.
   const narrow = geometryOf(mine, layers, 1);
   const fillConfig = writeConfig(heap, { ...kernels, geometry: narrow, groups: layerGroups(narrow) });
   for (let position = 0; position < data.period; position += FILL_TOKENS) {
@@ -118,11 +121,11 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   }
   const bytes = new Uint8Array(memory.buffer);
   const layerBytes = share.kvHeads * layout.pageBytes;
-  const periodBlocks = Math.ceil(data.period / layout.blockTokens);
-  for (const [i, block] of blocks.entries()) {
-    const from = blocks[(i % blocksEach) % periodBlocks] as number;
+  const periodFrames = Math.ceil(data.period / pageTokens);
+  for (const [i, frame] of frames.entries()) {
+    const from = frames[(i % framesEach) % periodFrames] as number;
     for (let layer = 0; layer < layers; layer++) {
-      const to = block + layer * layerBytes;
+      const to = frame + layer * layerBytes;
       if (to !== from) bytes.copyWithin(to, from, from + layerBytes);
     }
   }
