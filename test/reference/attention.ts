@@ -180,19 +180,19 @@ class ReferenceAttention implements AttentionBackend {
     if (this.#death !== null) return;
     if (this.#steps.has(step.id)) throw new InputError('STEP_TAKEN', `step ${step.id} was announced before`);
     let shard = -1;
-    let failure: CapacityError | null = null;
     const done = new Set<number>();
     for (const entry of step.entries) {
       const held = this.#memory.held(entry.slot);
       if (held.shard !== shard && done.has(held.shard)) throw new InputError('ORDER', 'a shard in two places');
       shard = held.shard;
       done.add(shard);
-      try {
-        this.#memory.announce(entry);
-      } catch (thrown) {
-        if (!(thrown instanceof CapacityError)) throw thrown;
-        failure = thrown;
-      }
+    }
+    let failure: CapacityError | null = null;
+    try {
+      this.#memory.announce(step.entries);
+    } catch (thrown) {
+      if (!(thrown instanceof CapacityError)) throw thrown;
+      failure = thrown;
     }
     this.#steps.set(step.id, { step, failure });
   }

@@ -98,28 +98,37 @@ export class KvMemory {
     for (const table of held.tables) for (const block of table.values()) this.#letGo(held.shard, block);
   }
 
-  /** Gives back what falls out of every window, then takes what the new tokens need; rows that only visit need nothing. */
-  announce({ slot, position, count, visit = false }: StepEntry): void {
-    const held = this.held(slot);
-    if (visit && position < held.tokens) {
-      throw new InputError('VISIT', `a visit at ${position} of ${held.tokens} tokens`);
+  /**
+   * All entries give back what falls out of their windows, then they take what their new tokens need; rows that only visit need nothing.
+   * @throws CapacityError
+   */
+  announce(entries: readonly StepEntry[]): void {
+    for (const entry of entries) this.#slide(entry);
+    for (const { slot, position, count, visit = false } of entries) {
+      if (!visit) this.#grow(this.held(slot), position + count);
     }
-    if (!visit && position > held.tokens) {
-      throw new InputError('GAP', `position ${position} follows ${held.tokens} tokens`);
-    }
-    if (!visit) held.tokens = Math.max(held.tokens, position + count);
-    for (const [g, { window, layers }] of this.groups.entries()) {
-      const table = held.tables[g];
-      const { from, to } = heldBlocks(window, this.#blockTokens, position, held.tokens);
-      const had = [...(table?.keys() ?? [])];
-      for (const i of had) {
+  }
+
+  #slide({ slot, position, visit = false }: StepEntry): void {
+    const { shard, tables, tokens } = this.held(slot);
+    if (visit && position < tokens) throw new InputError('VISIT', `a visit at ${position} of ${tokens} tokens`);
+    if (!visit && position > tokens) throw new InputError('GAP', `position ${position} follows ${tokens} tokens`);
+    for (const [g, table] of tables.entries()) {
+      const { from } = heldBlocks(this.groups[g]?.window ?? 0, this.#blockTokens, position, tokens);
+      for (const [i, block] of table) {
         if (i >= from) continue;
-        this.#letGo(held.shard, table?.get(i) as Block);
-        table?.delete(i);
+        this.#letGo(shard, block);
+        table.delete(i);
       }
-      if (visit) continue;
-      for (let i = Math.max(from, ...had.map((each) => each + 1)); i < to; i++) {
-        table?.set(i, this.#take(held.shard, layers.length));
+    }
+  }
+
+  #grow(held: HeldSlot, tokens: number): void {
+    const first = Math.ceil(held.tokens / this.#blockTokens);
+    held.tokens = Math.max(held.tokens, tokens);
+    for (const [g, table] of held.tables.entries()) {
+      for (let i = first; i < Math.ceil(held.tokens / this.#blockTokens); i++) {
+        table.set(i, this.#take(held.shard, this.groups[g]?.layers.length ?? 0));
       }
     }
   }

@@ -5,7 +5,7 @@ import { outcomes, requestOf } from '../../../test/golden/engine.ts';
 import { fakeGreedy } from '../../../test/reference/fake-dense.ts';
 import type { Engine } from './engine.ts';
 import type { EngineOptions } from './engine-api.ts';
-import { collect, type RigNode, rig } from './engine-rig.fixture.ts';
+import { collect, expectCounted, type RigNode, rig } from './engine-rig.fixture.ts';
 import type { GenerationRequest } from './request.ts';
 
 const LONG = { config: { contextTokens: 1024 } };
@@ -135,6 +135,7 @@ describe('output is the same with and without sharing', () => {
           ];
           const { engine } = await rig(nodes, { microBatchRows: rows, inFlight, prefillChunk });
           await expectUndisturbed(engine, family(given));
+          expectCounted();
         },
       ),
       { numRuns: 25 },
@@ -157,6 +158,7 @@ describe('output is the same with and without sharing', () => {
           };
           const small = await run({ microBatchRows: 9, inFlight: 2, prefillChunk }, 150);
           expect(small).toEqual(await run({ prefixSharing: false }, 9000));
+          expectCounted();
         },
       ),
       { numRuns: 15 },

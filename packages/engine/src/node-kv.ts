@@ -198,6 +198,7 @@ export class NodeKv {
 
   /** Whether so many blocks are vacant now; what is kept there gives way, except `except`. */
   #makeRoom(shard: KvShard<Sequence>, blocks: number, except?: PrefixHolder): boolean {
+    if (shard.vacantBlocks >= blocks) return true;
     for (const holder of [...this.#cached]) {
       if (shard.vacantBlocks >= blocks) return true;
       if (holder.part.shard === shard && holder !== except) this.#shrink(holder, blocks - shard.vacantBlocks);

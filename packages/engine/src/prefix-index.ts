@@ -1,24 +1,34 @@
 /**
  * Who holds which prefix: chains of hashes over blocks of tokens, where each hash stands for its block and all before it, so that
- * equal chains are equal prefixes but for collisions. What is found is a hint: whoever uses it compares the tokens.
+ * equal chains are equal prefixes but for collisions. A chain begins with the hash of its first few tokens, fewer than are worth
+ * sharing. What is found is a hint: whoever uses it compares the tokens.
  */
 
-/** Appends the hashes of the blocks that `tokens` has whole and `chain` not yet. 53 bits of two 32-bit sums. */
+/** A fork for fewer tokens than that costs more (a slot, a message, a block to copy) than to compute them with the others. */
+export const LEAST_SHARED_TOKENS = 4;
+
+/** Appends the hashes of what `tokens` has whole and `chain` not yet: of the first few, then of each block. */
 export function extendChain(chain: number[], tokens: Uint32Array, blockTokens: number): void {
-  while ((chain.length + 1) * blockTokens <= tokens.length) {
-    const parent = chain.at(-1) ?? 0;
-    let a = Math.imul((parent >>> 0) ^ 0x9e3779b9, 0x85ebca6b);
-    let b = Math.imul(Math.floor(parent / 2 ** 32) ^ 0x7f4a7c15, 0xc2b2ae35);
-    const start = chain.length * blockTokens;
-    for (let i = start; i < start + blockTokens; i++) {
-      const token = tokens[i] as number;
-      a = Math.imul(a ^ token ^ (a >>> 15), 0x2c1b3c6d);
-      b = Math.imul((b + token) ^ (b >>> 13), 0x297a2d39);
-    }
-    a ^= b >>> 16;
-    b ^= a >>> 14;
-    chain.push((b >>> 11) * 2 ** 32 + (a >>> 0));
+  if (tokens.length < LEAST_SHARED_TOKENS) return;
+  if (chain.length === 0) chain.push(hashOf(0, tokens, 0, LEAST_SHARED_TOKENS));
+  while (chain.length * blockTokens <= tokens.length) {
+    const start = (chain.length - 1) * blockTokens;
+    chain.push(hashOf(chain.at(-1) as number, tokens, start, start + blockTokens));
   }
+}
+
+/** 53 bits of two 32-bit sums. */
+function hashOf(parent: number, tokens: Uint32Array, start: number, end: number): number {
+  let a = Math.imul((parent >>> 0) ^ 0x9e3779b9, 0x85ebca6b);
+  let b = Math.imul(Math.floor(parent / 2 ** 32) ^ 0x7f4a7c15, 0xc2b2ae35);
+  for (let i = start; i < end; i++) {
+    const token = tokens[i] as number;
+    a = Math.imul(a ^ token ^ (a >>> 15), 0x2c1b3c6d);
+    b = Math.imul((b + token) ^ (b >>> 13), 0x297a2d39);
+  }
+  a ^= b >>> 16;
+  b ^= a >>> 14;
+  return (b >>> 11) * 2 ** 32 + (a >>> 0);
 }
 
 /** How many first tokens are the same, at most `most`; those before `from` are taken to be. */
@@ -32,43 +42,55 @@ export function commonTokens(a: Uint32Array, b: Uint32Array, from: number, most:
 export class PrefixIndex<H> {
   /** The chain of each holder, as far as it is indexed. */
   readonly #chains = new Map<H, number[]>();
-  readonly #holders = new Map<number, Set<H>>();
+  /** By hash; newest last. */
+  readonly #holders = new Map<number, H[]>();
 
-  /** A holder of the first `blocks` blocks of a chain; it may be added again with more. */
-  add(holder: H, chain: readonly number[], blocks: number): void {
+  /** A holder of what the first `count` hashes of a chain stand for; it may be added again with more. */
+  add(holder: H, chain: readonly number[], count: number): void {
     let indexed = this.#chains.get(holder);
     if (indexed === undefined) {
       indexed = [];
       this.#chains.set(holder, indexed);
     }
-    for (let i = indexed.length; i < blocks; i++) {
+    for (let i = indexed.length; i < count; i++) {
       const hash = chain[i] as number;
       indexed.push(hash);
       const holders = this.#holders.get(hash);
-      if (holders === undefined) this.#holders.set(hash, new Set([holder]));
-      else holders.add(holder);
+      if (holders === undefined) this.#holders.set(hash, [holder]);
+      else holders.push(holder);
     }
   }
 
   remove(holder: H): void {
     for (const hash of this.#chains.get(holder) ?? []) {
-      const holders = this.#holders.get(hash);
-      holders?.delete(holder);
-      if (holders?.size === 0) this.#holders.delete(hash);
+      const holders = this.#holders.get(hash) ?? [];
+      if (holders.length === 1) this.#holders.delete(hash);
+      else holders.splice(holders.lastIndexOf(holder), 1);
     }
     this.#chains.delete(holder);
   }
 
-  /** Every holder with the blocks that it shares with a chain's first `most`, those that share most first; then those that share none. */
-  *deepest(chain: readonly number[], most: number): Generator<{ readonly holder: H; readonly blocks: number }> {
-    let depth = 0;
-    while (depth < Math.min(most, chain.length) && this.#holders.has(chain[depth] as number)) depth++;
-    let deeper: ReadonlySet<H> | undefined;
-    for (; depth > 0; depth--) {
-      const holders = this.#holders.get(chain[depth - 1] as number);
-      for (const holder of holders ?? []) if (!deeper?.has(holder)) yield { holder, blocks: depth };
-      deeper = holders;
+  /**
+   * Visits the holders that begin as a chain does, each once, with how many of its first `most` hashes it shares: those that share most
+   * first, and of these the newest.
+   * @param visit gives false when it has seen enough
+   */
+  eachDeepest(chain: readonly number[], most: number, visit: (holder: H, shared: number) => boolean): void {
+    // Who holds a block holds those before it: where somebody has one hash, somebody has all before it.
+    let deepest = 0;
+    let beyond = Math.min(most, chain.length) + 1;
+    while (beyond - deepest > 1) {
+      const middle = Math.floor((deepest + beyond) / 2);
+      if (this.#holders.has(chain[middle - 1] as number)) deepest = middle;
+      else beyond = middle;
     }
-    for (const holder of this.#chains.keys()) if (!deeper?.has(holder)) yield { holder, blocks: 0 };
+    for (let shared = deepest; shared > 0; shared--) {
+      const holders = this.#holders.get(chain[shared - 1] as number) ?? [];
+      for (let i = holders.length - 1; i >= 0; i--) {
+        const holder = holders[i] as H;
+        const sharesMore = shared < deepest && this.#chains.get(holder)?.[shared] === chain[shared];
+        if (!sharesMore && !visit(holder, shared)) return;
+      }
+    }
   }
 }

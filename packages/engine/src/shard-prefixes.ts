@@ -3,11 +3,11 @@
  * sequence's first: of a sequence that runs, or kept after it. Only tokens of settled steps can be taken over.
  */
 import type { KvPart } from './kv-shard.ts';
-import { commonTokens, extendChain, PrefixIndex } from './prefix-index.ts';
+import { commonTokens, extendChain, LEAST_SHARED_TOKENS, PrefixIndex } from './prefix-index.ts';
 import type { Sequence } from './sequence.ts';
 
-/** A fork for fewer tokens than that costs more (a slot, a message, a block to copy) than to compute them with the others. */
-export const LEAST_SHARED_TOKENS = 4;
+/** Holders that are compared with one sequence, at most: those that share as many whole blocks differ by less than a block. */
+const MOST_COMPARED = 16;
 
 export class PrefixHolder {
   readonly part: KvPart<Sequence>;
@@ -83,7 +83,7 @@ export class ShardPrefixes {
     const holder = this.#holders.get(part);
     if (holder === undefined) return;
     holder.standing = Math.min(sequence.kvTokens, part.tokens);
-    this.#standing.add(holder, sequence.chain(this.#blockTokens), Math.floor(holder.standing / this.#blockTokens));
+    this.#standing.add(holder, sequence.chain(this.#blockTokens), this.#hashesOf(holder.standing));
     if (sequence.pendingTokens <= 1) this.#coming.remove(holder);
   }
 
@@ -118,6 +118,11 @@ export class ShardPrefixes {
     this.#coming.remove(holder);
   }
 
+  /** How many hashes of a chain so many tokens make up. */
+  #hashesOf(tokens: number): number {
+    return tokens < LEAST_SHARED_TOKENS ? 0 : 1 + Math.floor(tokens / this.#blockTokens);
+  }
+
   /** @param usable of the tokens that a holder has in common, as many as are of use */
   #longest(
     index: PrefixIndex<PrefixHolder>,
@@ -127,17 +132,19 @@ export class ShardPrefixes {
     const { tokens } = sequence;
     const most = sequence.length - 1;
     let best: PrefixMatch | null = null;
-    for (const { holder, blocks } of index.deepest(
-      sequence.chain(this.#blockTokens),
-      Math.floor(most / this.#blockTokens),
-    )) {
-      const longest = best?.tokens ?? LEAST_SHARED_TOKENS - 1;
-      if ((blocks + 1) * this.#blockTokens <= longest) break;
-      const common = commonTokens(tokens, holder.tokens, blocks * this.#blockTokens, most);
-      const found = usable(holder, common);
+    let longest = LEAST_SHARED_TOKENS - 1;
+    let compared = 0;
+    index.eachDeepest(sequence.chain(this.#blockTokens), this.#hashesOf(most), (holder, shared) => {
+      // The first hash is of no block: what shares n of them has less than n blocks in common.
+      if (shared * this.#blockTokens <= longest || longest === most || compared++ === MOST_COMPARED) return false;
+      const held = holder.tokens;
+      const found = usable(holder, commonTokens(tokens, held, (shared - 1) * this.#blockTokens, most));
       // Hashes may collide; tokens don't.
-      if (found > longest && commonTokens(tokens, holder.tokens, 0, found) === found) best = { holder, tokens: found };
-    }
+      if (found <= longest || commonTokens(tokens, held, 0, found) < found) return true;
+      best = { holder, tokens: found };
+      longest = found;
+      return true;
+    });
     return best;
   }
 }

@@ -6,8 +6,8 @@ import { CapacityError, NodeLostError } from '@glinthawk/core';
 import type { AttentionTier } from '../attention-tier.ts';
 import { type KvPart, type KvShard, Placement } from '../kv-shard.ts';
 import { type NodeConnection, NodeFullError } from '../node-connection.ts';
+import { LEAST_SHARED_TOKENS } from '../prefix-index.ts';
 import type { Sequence } from '../sequence.ts';
-import { LEAST_SHARED_TOKENS } from '../shard-prefixes.ts';
 import {
   MOST_PARTS,
   mostContextTokens,
