@@ -162,8 +162,8 @@ describe('sliding windows', () => {
     const observer = watched([], seen, () => engine);
     ({ engine } = await rig(
       [
-        { blockTokens: 4, shards: [3, 3] },
-        { blockTokens: 4, shards: [3, 3] },
+        { blockTokens: 4, shards: [3, 3, 3] },
+        { blockTokens: 4, shards: [3, 3, 3] },
       ],
       { prefillChunk: 6, observer },
       { config: { windows } },
