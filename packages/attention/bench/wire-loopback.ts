@@ -94,7 +94,7 @@ if (process.argv[2] === 'serve') {
     `Node ${process.version}, ${cpus().length} × ${cpus()[0]?.model}, loopback, node in a process of its own`,
   );
   console.log(
-    '              1 row, µs   256 rows × 4, MB/s   CPU ms/MB    rows/s   node copies   beside rows, at 32 rows',
+    '              1 row, µs   256 rows × 4, MB/s   CPU ms/MB   CPU µs/row   node copies   beside rows, at 32 rows',
   );
   await measureBare(Number(barePort));
   for (const url of urls) for (const dtype of ROW_DTYPES) await measure(url, dtype);
@@ -188,7 +188,7 @@ async function measure(url: string, wireDtype: RowDtype): Promise<void> {
       (one.medianMs * 1000).toFixed(0).padStart(11) +
       (megabytes / many.seconds).toFixed(0).padStart(21) +
       (many.cpuMs / megabytes).toFixed(2).padStart(12) +
-      ((256 * many.attends) / many.seconds).toFixed(0).padStart(10) +
+      ((many.cpuMs * 1000) / (256 * many.attends)).toFixed(1).padStart(13) +
       (bytesCopied / tensorBytesReceived).toFixed(2).padStart(14) +
       `${(100 * beside).toFixed(3)} %`.padStart(26),
   );
