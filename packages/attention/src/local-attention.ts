@@ -14,6 +14,7 @@ import {
   qkvRowBytes,
   type RowDtype,
 } from '@glinthawk/core';
+import { type AnnouncedStep, newStep, type StepPart, stageParts, tokensRead, unstage } from './announced-step.ts';
 import type {
   AttentionCapacity,
   AttentionLimits,
@@ -32,62 +33,11 @@ import { copyBlock } from './page-layout.ts';
 import type { ShardPlan } from './plan-shards.ts';
 import type { Shard } from './shard.ts';
 import { SlotBlocks, type SlotShape } from './slot-blocks.ts';
-import {
-  attendStep,
-  type KernelEntry,
-  markEntryDead,
-  type StepLayout,
-  stageStep,
-  stagingRowBytes,
-  stepSlackBytes,
-  wantLogSumExp,
-  writeStep,
-} from './step-layout.ts';
+import { busyWith, requireEntry, requireForkable, type SlotState, writesBelow } from './slot-state.ts';
+import { attendStep, markEntryDead, stagingRowBytes, stepSlackBytes, wantLogSumExp, writeStep } from './step-layout.ts';
 
 /** Announced and not retired, or still running. */
 const MAX_STEPS = 256;
-
-interface SlotState {
-  readonly slot: Slot;
-  readonly shard: Shard;
-  readonly blocks: SlotBlocks;
-  /** Where the latest step that names it has it. */
-  place: { readonly step: AnnouncedStep; readonly part: StepPart; readonly entry: number } | null;
-  /** Copies from or to its blocks that wait for what still writes there. */
-  readonly copies: Set<Promise<void>>;
-}
-
-/** The neighbouring entries of a step that are in one shard. */
-interface StepPart {
-  readonly shard: Shard;
-  readonly entries: readonly KernelEntry[];
-  readonly firstRow: number;
-  readonly rows: number;
-  readonly staging: number; // address
-  readonly layout: StepLayout;
-}
-
-interface AnnouncedStep {
-  readonly id: number;
-  readonly rows: number;
-  readonly parts: readonly StepPart[];
-  /** Why its attends fail; null when it is good. */
-  readonly failure: GlinthawkError | null;
-  /** What its first attend waits for. */
-  readonly waits: Set<Promise<void>>;
-  /** Bytes of KV that an attend of a layer of each group reads. */
-  readonly readBytes: readonly number[];
-  readonly appendedTokens: number;
-  layersRun: number;
-  running: boolean;
-  retired: boolean;
-  /** A later step that names one of its slots; after that it runs no layer. */
-  supersededBy: number | null;
-  /** Entries whose slots were freed while it ran. */
-  readonly dying: { readonly part: StepPart; readonly entry: number }[];
-  /** Settles with the attend under way; made when somebody asks. */
-  settled: PromiseWithResolvers<void> | null;
-}
 
 export interface LocalAttentionParts {
   readonly name: string;
@@ -165,7 +115,7 @@ export class LocalAttention implements StagedAttention {
     this.#requireOpen();
     this.#requireNew(slot);
     const from = this.#slot(parent);
-    this.#requireStored(from, tokens);
+    requireForkable(from, tokens, this.geometry.layers);
     const { shard, blocks } = from;
     const missing = blocks.missingForFork(tokens);
     requireFree(shard, missing);
@@ -268,7 +218,7 @@ export class LocalAttention implements StagedAttention {
     if (step === undefined) return;
     this.#steps.delete(stepId);
     step.retired = true;
-    if (!step.running) unstage(step);
+    if (!step.running) unstage(step.parts);
   }
 
   stats(): AttentionStats {
@@ -335,99 +285,25 @@ export class LocalAttention implements StagedAttention {
     return state;
   }
 
-  /** @throws InputError unless the first `tokens` tokens may be forked */
-  #requireStored(state: SlotState, tokens: number): void {
-    const { slot, blocks, place } = state;
-    const { index } = slot;
-    if (!Number.isSafeInteger(tokens) || tokens < 0 || tokens > blocks.tokens) {
-      throw new InputError('ATTENTION_FORK', `slot ${index} holds ${blocks.tokens} tokens: ${tokens} can't be forked`);
-    }
-    if (!blocks.holds(tokens, tokens)) {
-      throw new InputError('ATTENTION_FORK', `slot ${index} gave back tokens that ${tokens} forked ones would see`);
-    }
-    if (place === null || place.step.retired || place.step.layersRun === this.geometry.layers) return;
-    if (!writesBelow(state, tokens)) return;
-    throw new InputError(
-      'ATTENTION_FORK',
-      `slot ${index}: step ${place.step.id} has yet to store some of ${tokens} tokens: fork them after its last layer`,
-    );
-  }
-
   /** @throws GlinthawkError, with no block taken */
   #announce({ id, entries }: AttentionStep): AnnouncedStep {
     const states = new Set<SlotState>();
-    for (const entry of entries) states.add(this.#validEntry(entry, states));
-    const parts = this.#place([...states], entries);
+    for (const entry of entries) {
+      const state = this.#slot(entry.slot);
+      if (states.has(state)) {
+        throw new InputError('ATTENTION_STEP', `slot ${entry.slot.index} is in this step already: it has one entry`);
+      }
+      requireEntry(state, entry, this.geometry.maxContextTokens);
+      states.add(state);
+    }
+    const config = { geometry: this.geometry, rowDtype: this.rowDtype, layout: this.#plan.layout };
+    const parts = stageParts(config, this.#runner.workers, entries, [...states]);
     try {
       return this.#fill(id, [...states], entries, parts);
     } catch (error) {
-      for (const part of parts) part.shard.heap.unstage(part.staging, part.layout.bytes);
+      unstage(parts);
       throw error;
     }
-  }
-
-  #validEntry({ slot, position, count, visit = false }: StepEntry, others: ReadonlySet<SlotState>): SlotState {
-    const { index } = slot;
-    const state = this.#slot(slot);
-    const { blocks } = state;
-    if (!Number.isInteger(position) || position < 0 || !Number.isInteger(count) || count < 1) {
-      throw new InputError(
-        'ATTENTION_STEP',
-        `slot ${index}: ${count} tokens at position ${position} is no run of rows`,
-      );
-    }
-    if (others.has(state)) {
-      throw new InputError('ATTENTION_STEP', `slot ${index} is in this step already: it has one entry`);
-    }
-    if (visit ? position < blocks.tokens - 1 : position > blocks.tokens) {
-      throw new InputError(
-        'ATTENTION_GAP',
-        `slot ${index} holds ${blocks.tokens} tokens: ${visit ? 'a visit is at its last or later' : `the next position is ${blocks.tokens}`}, found ${position}`,
-      );
-    }
-    if (position + count > this.geometry.maxContextTokens) {
-      throw new InputError(
-        'ATTENTION_CONTEXT',
-        `slot ${index} would hold ${position + count} tokens: the longest context is ${this.geometry.maxContextTokens}`,
-      );
-    }
-    if (!blocks.holds(position, blocks.tokens)) {
-      throw new InputError('ATTENTION_GAP', `slot ${index} gave back tokens that a row at ${position} sees`);
-    }
-    if (!visit && blocks.sharesFrom(position)) {
-      throw new InputError(
-        'ATTENTION_SHARED',
-        `slot ${index} shares its block at ${position} with a fork: nobody writes it`,
-      );
-    }
-    return state;
-  }
-
-  /** Splits entries by shard and gives each part its staging. @throws CapacityError, with nothing taken */
-  #place(states: readonly SlotState[], entries: readonly StepEntry[]): StepPart[] {
-    const parts: StepPart[] = [];
-    const config = { geometry: this.geometry, rowDtype: this.rowDtype, layout: this.#plan.layout };
-    let firstRow = 0;
-    try {
-      for (let from = 0; from < states.length; ) {
-        const { shard } = states[from] as SlotState;
-        const own: KernelEntry[] = [];
-        let rows = 0;
-        for (; states[from]?.shard === shard; from++) {
-          const { position, count, visit = false } = entries[from] as StepEntry;
-          const { tables, tokens } = (states[from] as SlotState).blocks;
-          own.push({ tables, position, count, stored: visit ? tokens : position + count, visit });
-          rows += count;
-        }
-        const { address: staging, layout } = stageStep(shard.heap, config, own, this.#runner.workers);
-        parts.push({ shard, entries: own, firstRow, rows, staging, layout });
-        firstRow += rows;
-      }
-    } catch (error) {
-      for (const { shard, staging, layout } of parts) shard.heap.unstage(staging, layout.bytes);
-      throw error;
-    }
-    return parts;
   }
 
   /** Gives back what no row sees any more, takes what the rows need, and tells the kernels. @throws CapacityError, with no block taken */
@@ -461,7 +337,9 @@ export class LocalAttention implements StagedAttention {
       throw error;
     }
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-    const step = newStep({ id, rows, parts, failure: null, readBytes: this.#readBytes(parts), appendedTokens, waits });
+    const rowBytes = kvRowBytes(this.geometry, this.kvDtype, this.#plan.layout.paddedDim);
+    const readBytes = this.#shape.groups.map(({ window }) => rowBytes * tokensRead(parts, window));
+    const step = newStep({ id, rows, parts, failure: null, readBytes, appendedTokens, waits });
     let next = 0;
     for (const part of parts) {
       writeStep(part.shard.heap, part.staging, part.layout, part.entries);
@@ -474,21 +352,6 @@ export class LocalAttention implements StagedAttention {
       }
     }
     return step;
-  }
-
-  /** By group, what an entry's rows see together counting once. */
-  #readBytes(parts: readonly StepPart[]): number[] {
-    const perToken = kvRowBytes(this.geometry, this.kvDtype, this.#plan.layout.paddedDim);
-    return this.#shape.groups.map(({ window }) => {
-      let tokens = 0;
-      for (const { entries } of parts) {
-        for (const { position, count, stored } of entries) {
-          const first = window === 0 ? 0 : Math.max(0, position + 1 - window);
-          tokens += Math.max(0, Math.min(position + count, stored) - first);
-        }
-      }
-      return tokens * perToken;
-    });
   }
 
   #announced(stepId: number): AnnouncedStep {
@@ -544,38 +407,11 @@ export class LocalAttention implements StagedAttention {
       for (const { part, entry } of step.dying.splice(0)) {
         markEntryDead(part.shard.heap, part.staging, part.layout, entry);
       }
-      if (step.retired) unstage(step);
+      if (step.retired) unstage(step.parts);
       step.settled?.resolve();
       step.settled = null;
     }
   }
-}
-
-type NewStep = Pick<AnnouncedStep, 'id' | 'rows' | 'parts' | 'failure' | 'readBytes' | 'appendedTokens'>;
-
-function newStep(step: NewStep & { readonly waits?: Set<Promise<void>> }): AnnouncedStep {
-  const waits = step.waits ?? new Set();
-  return { ...step, waits, layersRun: 0, running: false, retired: false, supersededBy: null, dying: [], settled: null };
-}
-
-function unstage({ parts }: AnnouncedStep): void {
-  for (const { shard, staging, layout } of parts) shard.heap.unstage(staging, layout.bytes);
-}
-
-/** Whether the slot's latest step stores tokens before position `tokens`. */
-function writesBelow({ place }: SlotState, tokens: number): boolean {
-  const entry = place?.part.entries[place.entry];
-  return entry !== undefined && !entry.visit && entry.position < tokens;
-}
-
-/** What may still touch the slot's blocks and tables. */
-function busyWith({ place, copies }: SlotState): Promise<void>[] {
-  const busy = [...copies];
-  if (place === null) return busy;
-  const { step } = place;
-  if (!step.running) return [...busy, ...step.waits];
-  step.settled ??= Promise.withResolvers();
-  return [...busy, step.settled.promise];
 }
 
 function groupOfLayer(layers: number, groups: readonly LayerGroup[]): number[] {

@@ -131,7 +131,7 @@ export interface StepLayout {
   readonly bytes: number;
 }
 
-type StepConfig = Pick<KernelConfig, 'geometry' | 'rowDtype' | 'layout'>;
+export type StepConfig = Pick<KernelConfig, 'geometry' | 'rowDtype' | 'layout'>;
 
 /** @param partialBytes that the step may use at most, as for planTasks */
 export function layOutStep(
