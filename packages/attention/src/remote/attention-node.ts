@@ -33,7 +33,6 @@ import {
   MAX_SLOTS,
   MAX_STEP_ENTRIES,
   maxRowsPerFrame,
-  type NodeStats,
   PROTOCOL_VERSION,
   randomNonce,
   type SessionLimits,
@@ -42,6 +41,7 @@ import {
   welcomeFrame,
 } from '@glinthawk/wire';
 import type { AttentionSource, StagedAttention } from '../backend.ts';
+import { type AttentionNodeStats, added, noSums } from './attention-node-stats.ts';
 import { NodeSession } from './node-session.ts';
 
 /** Makes the KV cache of a session, with rows as they travel in it. */
@@ -67,51 +67,6 @@ export interface AttentionNodeOptions {
   /** How long a session's engine may take to show that it lives when another one wants in. Default 2,000. */
   readonly probeTimeoutMs?: number;
   readonly logger?: Logger;
-}
-
-export interface AttentionNodeStats {
-  readonly connections: number;
-  /** Name of the session's connection, or null. */
-  readonly session: string | null;
-  readonly sessionsServed: number;
-  readonly refused: number;
-  /** It will leave: nobody is let in any more. */
-  readonly draining: boolean;
-  /** Of the session; 0 without one. */
-  readonly workers: number;
-  readonly blocks: number;
-  readonly usedBlocks: number;
-  readonly openSlots: number;
-  readonly pendingAttends: number;
-  /** Of the backend and of frames under way. */
-  readonly allocatedBytes: number;
-  /** What follows adds up over all sessions. First all bytes, handshakes and keepalive too. */
-  readonly bytesReceived: number;
-  readonly bytesSent: number;
-  /** As in NodeStats: where nothing is copied twice, `bytesCopied` is `tensorBytesReceived`. */
-  readonly tensorBytesReceived: number;
-  readonly tensorBytesSent: number;
-  readonly bytesCopied: number;
-  readonly busyMs: number;
-  readonly kvBytesRead: number;
-  readonly appendedTokens: number;
-  readonly forkedTokens: number;
-}
-
-const SUMS = [
-  'tensorBytesReceived',
-  'tensorBytesSent',
-  'bytesCopied',
-  'busyMs',
-  'kvBytesRead',
-  'appendedTokens',
-  'forkedTokens',
-] as const satisfies readonly (keyof NodeStats)[];
-type Sums = Readonly<Record<(typeof SUMS)[number], number>>;
-
-function added(sums: Sums, session: NodeStats | undefined): Sums {
-  if (session === undefined) return sums;
-  return Object.fromEntries(SUMS.map((name) => [name, sums[name] + session[name]])) as Sums;
 }
 
 /** Connections that have not shown a token yet; for one more the oldest is turned away. */
@@ -147,7 +102,7 @@ export class AttentionNode {
   #bytesReceived = 0;
   #bytesSent = 0;
   /** Of sessions that are over. */
-  #sums = Object.fromEntries(SUMS.map((name) => [name, 0])) as Sums;
+  #sums = noSums;
 
   constructor(options: AttentionNodeOptions) {
     this.#options = options;

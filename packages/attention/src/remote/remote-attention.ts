@@ -20,7 +20,6 @@ import {
   Connection,
   decodeError,
   decodeReason,
-  decodeStats,
   errorFrame,
   FLAG_LOG_SUM_EXP,
   FLAG_REQUEST,
@@ -39,7 +38,6 @@ import {
   randomNonce,
   retireFrame,
   type SessionLimits,
-  statsFrame,
   stepFrame,
   type Transport,
   toErrorMessage,
@@ -48,6 +46,7 @@ import {
 } from '@glinthawk/wire';
 import type { AttentionBackend, AttentionCapacity, AttentionStats, AttentionStep, Slot } from '../backend.ts';
 import { AnswerCheck } from './answer-check.ts';
+import { NodeStatsFeed } from './node-stats-feed.ts';
 import { greet } from './remote-handshake.ts';
 import { type AwaitedRows, RemoteRows } from './remote-rows.ts';
 import { type AccountedStep, SessionAccount } from './session-account.ts';
@@ -96,12 +95,7 @@ export class RemoteAttention implements AttentionBackend {
   readonly #account: SessionAccount;
   /** By step. */
   readonly #pending = new Map<number, PendingAttend>();
-  readonly #statsWanted = new Map<number, PromiseWithResolvers<NodeStats>>();
-  #statsRequests = 0;
-  /** As the node told last. */
-  #nodeStats: Pick<AttentionStats, 'usedBlocks' | 'kvBytesRead' | 'appendedTokens' | 'forkedTokens'>;
-  #statsAreAsked = false;
-  #statsAreStale = false;
+  readonly #stats: NodeStatsFeed;
   #busyMs = 0;
   #draining: string | undefined;
   #gone: NodeLostError | undefined;
@@ -174,7 +168,7 @@ export class RemoteAttention implements AttentionBackend {
     this.#rows = rows;
     this.#account = new SessionAccount(this.name, geometry, welcome.limits, welcome.shardBlocks.length);
     this.#check = new AnswerCheck(this.name, geometry, this.kvDtype, welcome.wireDtype);
-    this.#nodeStats = { usedBlocks: 0, kvBytesRead: 0, appendedTokens: 0, forkedTokens: 0 };
+    this.#stats = new NodeStatsFeed(connection);
     const { promise, resolve } = Promise.withResolvers<NodeLostError>();
     this.lost = promise;
     this.#resolveLost = resolve;
@@ -199,7 +193,7 @@ export class RemoteAttention implements AttentionBackend {
     this.#account.fork(slot, parent, tokens);
     this.#check.fork(slot, parent);
     this.#connection.send(forkFrame([{ parent, child: slot, tokens }]));
-    this.#askStats();
+    this.#stats.refresh();
   }
 
   free(slot: Slot): void {
@@ -207,14 +201,14 @@ export class RemoteAttention implements AttentionBackend {
     this.#check.free(slot);
     if (this.#isGone) return;
     this.#connection.send(freeFrame([slot]));
-    this.#askStats();
+    this.#stats.refresh();
   }
 
   announce(step: AttentionStep): void {
     if (this.#isGone) return;
     this.#account.announce(step);
     this.#connection.send(stepFrame(step));
-    this.#askStats();
+    this.#stats.refresh();
   }
 
   async attend(
@@ -240,7 +234,7 @@ export class RemoteAttention implements AttentionBackend {
   retire(stepId: number): void {
     if (!this.#account.retire(stepId) || this.#isGone) return;
     this.#connection.send(retireFrame(stepId));
-    this.#askStats();
+    this.#stats.refresh();
   }
 
   /**
@@ -250,7 +244,7 @@ export class RemoteAttention implements AttentionBackend {
   stats(): AttentionStats {
     const { bytesSent, bytesReceived } = this.#connection.transport;
     return {
-      ...this.#nodeStats,
+      ...this.#stats.latest,
       openSlots: this.#account.openSlots,
       busyMs: this.#busyMs,
       bytesSent,
@@ -262,24 +256,7 @@ export class RemoteAttention implements AttentionBackend {
   /** What the node itself counts. @throws NodeLostError */
   nodeStats(): Promise<NodeStats> {
     if (this.#isGone) return Promise.reject(this.#gone ?? this.#closedByUs());
-    const wanted = Promise.withResolvers<NodeStats>();
-    this.#statsWanted.set(++this.#statsRequests, wanted);
-    this.#connection.send(statsFrame(this.#statsRequests));
-    return wanted.promise;
-  }
-
-  /** One request at a time: what changes until it is answered is asked for then. */
-  #askStats(): void {
-    this.#statsAreStale = this.#statsAreAsked;
-    if (this.#statsAreAsked) return;
-    this.#statsAreAsked = true;
-    this.nodeStats().then(
-      () => {
-        this.#statsAreAsked = false;
-        if (this.#statsAreStale) this.#askStats();
-      },
-      () => {}, // it is gone
-    );
+    return this.#stats.ask();
   }
 
   allocatedBytes(): number {
@@ -333,7 +310,7 @@ export class RemoteAttention implements AttentionBackend {
         if ((header.flags & FLAG_REQUEST) !== 0) this.#pendingOf(header);
         return undefined;
       case FrameType.STATS:
-        if (!this.#statsWanted.has(header.id)) throw unasked(header);
+        if (!this.#stats.awaits(header.id)) throw unasked(header);
         return undefined;
       case FrameType.PING:
       case FrameType.PONG:
@@ -360,14 +337,9 @@ export class RemoteAttention implements AttentionBackend {
         reject(error);
         break;
       }
-      case FrameType.STATS: {
-        const stats = decodeStats(payload);
-        const { usedBlocks, kvBytesRead, appendedTokens, forkedTokens } = stats;
-        this.#nodeStats = { usedBlocks, kvBytesRead, appendedTokens, forkedTokens };
-        this.#statsWanted.get(header.id)?.resolve(stats);
-        this.#statsWanted.delete(header.id);
+      case FrameType.STATS:
+        this.#stats.answer(header.id, payload);
         break;
-      }
       case FrameType.DRAIN:
         this.#draining = decodeReason('DRAIN', payload);
         this.#logger.warn('an attention node will leave', { node: this.name, reason: this.#draining });
@@ -412,9 +384,8 @@ export class RemoteAttention implements AttentionBackend {
 
   #forget(error: NodeLostError): void {
     for (const { reject } of this.#pending.values()) reject(error);
-    for (const { reject } of this.#statsWanted.values()) reject(error);
+    this.#stats.fail(error);
     this.#pending.clear();
-    this.#statsWanted.clear();
     this.#account.clear();
     this.#check.clear();
     this.#rows.close();
