@@ -83,6 +83,8 @@ export interface AttentionBackend {
   readonly limits?: AttentionLimits;
   /** Resolves when the backend is gone (connection lost, worker died) other than by close(); never rejects. */
   readonly lost: Promise<NodeLostError>;
+  /** Why the node said that it will leave: nothing new should begin there. Absent as long as it stays. */
+  readonly draining?: string | undefined;
 
   /** Makes an empty slot on a shard. Ordered before any later step that names it. @throws CapacityError, InputError */
   open(slot: Slot, shard: number): void;

@@ -317,6 +317,40 @@ describe('a node takes less than the engine has', () => {
   });
 });
 
+describe('a node says that it will leave', () => {
+  const given = Array.from({ length: 16 }, (_, i) => requestOf(`r${i}`, [1, 2, i], 30));
+
+  it('nothing new goes there, what is there ends there, and then it is let go', async () => {
+    let draining: string | undefined;
+    let opened = 0;
+    const source = new ReferenceAttentionSource({ name: 'leaves', latencyMs: 1 });
+    const connect: typeof source.connect = async (...how) => {
+      const backend = await source.connect(...how);
+      const open = (...slotAndShard: Parameters<typeof backend.open>) => {
+        if (draining !== undefined) opened++;
+        Object.getPrototypeOf(backend).open.apply(backend, slotAndShard);
+      };
+      const limits = { ...plenty, maxSlots: 6 };
+      return Object.defineProperties(backend, {
+        draining: { get: () => draining },
+        limits: { value: limits },
+        open: { value: open },
+      });
+    };
+    const { engine } = await rig([{ alter: limited({ ...plenty, maxSlots: 2 }), latencyMs: 1 }]);
+    await engine.attach({ name: 'leaves', once: true, connect });
+    const running = outcomes(engine, given);
+    await expect.poll(() => engine.stats().nodes[1]?.usedBlocks, { interval: 1 }).toBeGreaterThan(0);
+    draining = 'the node is shutting down';
+    const got = await running;
+    for (const { id, promptIds, maxTokens } of given)
+      expect(got.get(id)?.ids).toEqual(fakeGreedy(promptIds, maxTokens));
+    expect(opened).toBe(0);
+    expect(engine.stats()).toMatchObject({ preemptions: 0, failed: 0, nodesLost: 1 });
+    expect(source.live).toBe(null);
+  });
+});
+
 describe('a consumer stops', () => {
   it('with all KV held: another call goes on, and so does it when it listens again', async () => {
     for (const node of [{ shards: [40] }, { shards: [400], alter: limited({ ...plenty, maxSlots: 16 }) }]) {

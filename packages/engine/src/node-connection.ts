@@ -107,6 +107,7 @@ export class NodeConnection {
 
   /** Whether it takes another sequence, as far as it isn't a matter of KV blocks. */
   get admits(): boolean {
+    if (this.backend.draining !== undefined) return false;
     return this.#kv.slotsLeft > 0 && !(this.strained && this.residents > 0);
   }
 
@@ -170,10 +171,12 @@ export class NodeConnection {
   /** A sequence leaves its part; what stands of it is kept as long as there is room. */
   leave(part: KvPart<Sequence>, sequence: Sequence): void {
     this.#kv.leave(part, sequence);
+    this.#letGoIfDraining();
   }
 
   free(part: KvPart<Sequence>): void {
     this.#kv.free(part);
+    this.#letGoIfDraining();
   }
 
   /** As NodeKv.match. */
@@ -296,6 +299,15 @@ export class NodeConnection {
     this.lose(
       new NodeLostError(name, `${name} hasn't answered an attend for ${Math.round(performance.now() - oldest)} ms`),
     );
+  }
+
+  /** A node that wants to go may, as soon as nobody has KV there; not in the middle of what whoever gave that back is doing. */
+  #letGoIfDraining(): void {
+    if (this.backend.draining === undefined) return;
+    queueMicrotask(() => {
+      const { name, draining } = this.backend;
+      if (this.residents === 0) this.lose(new NodeLostError(name, `${name} left: ${draining}`));
+    });
   }
 
   /** One timer for all attends: set for the oldest, and again when it fires and others are under way. */

@@ -94,6 +94,10 @@ class ObservedBackend implements AttentionBackend {
     this.lost = inner.lost;
   }
 
+  get draining(): string | undefined {
+    return this.#inner.draining;
+  }
+
   open(slot: Slot, shard: number): void {
     this.#inner.open(slot, shard);
   }
