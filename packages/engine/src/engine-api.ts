@@ -83,6 +83,7 @@ export interface ResidentReport {
   /** As in EngineStats.nodes. */
   readonly node: number;
   readonly shard: number;
+  /** A block that several sequences share counts for the one of them that is listed first, so that these add up to used blocks. */
   readonly blocks: number;
   readonly tokens: number;
 }

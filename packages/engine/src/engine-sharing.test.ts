@@ -55,6 +55,22 @@ describe('a common prefix', () => {
     expect(sources[0]?.live?.stats().forkedTokens).toBeGreaterThanOrEqual(39 * PREFIX);
   });
 
+  it('counts once among the residents', async () => {
+    const sums: { readonly used: number; readonly residents: number; readonly sequences: number }[] = [];
+    const made: { engine?: Engine } = {};
+    const onDense = () => {
+      const residents = made.engine?.residents() ?? [];
+      const blocks = residents.reduce((sum, each) => sum + each.blocks, 0);
+      sums.push({ used: made.engine?.stats().usedBlocks ?? 0, residents: blocks, sequences: residents.length });
+    };
+    const { engine } = await rig([{}], { observer: { onDense } }, LONG);
+    made.engine = engine;
+    await expectUndisturbed(engine, commonPrefix(20));
+    for (const { used, residents } of sums) expect(residents).toBe(used);
+    expect(Math.max(...sums.map(({ sequences }) => sequences))).toBeGreaterThan(10);
+    expect(Math.max(...sums.map(({ used }) => used))).toBeLessThan(PREFIX / 16 + 2 * 20);
+  });
+
   it('is found by a later call, and by none where prefixes are not shared', async () => {
     for (const prefixSharing of [true, false]) {
       const { engine } = await rig([{}], { prefixSharing }, LONG);

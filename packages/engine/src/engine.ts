@@ -238,12 +238,15 @@ export class Engine implements EngineApi {
 
   residents(): readonly ResidentReport[] {
     const reports: ResidentReport[] = [];
+    const counted = new Set<unknown>();
     for (const { shards } of this.#tier.connected) {
       for (const { node, index: shard, residents } of shards) {
-        for (const { owner, blocks, firstToken, tokens } of residents) {
+        for (const part of residents) {
+          const { owner, firstToken } = part;
           if (owner === null) continue;
-          const stored = Math.max(0, Math.min(tokens, owner.kvTokens - firstToken));
-          reports.push({ requestId: owner.request.id, node, shard, blocks, tokens: stored });
+          const blocks = part.unseenBlocks(counted);
+          const tokens = Math.max(0, Math.min(part.tokens, owner.kvTokens - firstToken));
+          reports.push({ requestId: owner.request.id, node, shard, blocks, tokens });
         }
       }
     }

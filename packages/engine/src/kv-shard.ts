@@ -57,6 +57,13 @@ export class KvPart<R> {
     return this.tables.reduce((sum, { blocks }) => sum + blocks.length, 0);
   }
 
+  /** Blocks that it holds and that are not in `seen`, which gets them. */
+  unseenBlocks(seen: Set<unknown>): number {
+    const before = seen.size;
+    for (const { blocks } of this.tables) for (const block of blocks) seen.add(block);
+    return seen.size - before;
+  }
+
   /** Tokens that its sequence's rows read there, now or soon. */
   get readTokens(): number {
     return Math.max(this.tokens, this.expected);

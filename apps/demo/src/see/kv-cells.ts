@@ -44,13 +44,15 @@ export class KvPlaces {
       this.#held.clear();
       this.#freeFrom = 0;
     }
-    const here = new Set(residents.map(({ id }) => id));
+    // One whose context lies in parts is there several times.
+    const blocksOf = new Map<string, number>();
+    for (const { id, blocks } of residents) blocksOf.set(id, (blocksOf.get(id) ?? 0) + blocks);
     for (const [id, { places }] of this.#held) {
-      if (here.has(id)) continue;
+      if (blocksOf.has(id)) continue;
       for (const place of places) this.#release(place);
       this.#held.delete(id);
     }
-    for (const { id, blocks } of residents) this.#resize(id, blocks);
+    for (const [id, blocks] of blocksOf) this.#resize(id, blocks);
   }
 
   #resize(id: string, blocks: number): void {
