@@ -106,6 +106,22 @@ describe('a prompt that is longer than any shard', () => {
     }
   });
 
+  it('and than 64 shards of many: the message says so', async () => {
+    const { engine } = await rig([{ blockTokens: 1, shards: new Array(70).fill(2) }]);
+    expect(engine.contextTokens).toBe(128);
+    await expectAll(engine, [requestOf('fits', prompt(100), 28)]);
+    // What grew while a node was there that is gone.
+    const { engine: shrunk } = await rig([
+      { blockTokens: 1, shards: new Array(70).fill(2) },
+      { blockTokens: 4, shards: [20], dieAtAttend: [100] },
+    ]);
+    const errors: string[] = [];
+    for await (const event of shrunk.generate([requestOf('long', prompt(190), 10)])) {
+      if (event.type === 'error') errors.push(event.error.message);
+    }
+    expect(errors).toEqual([expect.stringMatching(/ hold 128 of one sequence, in the 64 parts that it may have$/)]);
+  });
+
   it('a node takes fewer rows than the context has parts there: one token at a time', async () => {
     const alter = () => ({ limits: { maxStepRows: 4, maxSlots: 100, maxSteps: 100 } });
     const { engine } = await rig([{ blockTokens: 4, shards: [4, 4, 4, 4], alter }], { microBatchRows: 16 });

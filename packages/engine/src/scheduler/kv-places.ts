@@ -59,8 +59,9 @@ export class KvPlaces {
     const refusal = this.#tier.connected.map((node) => refusals?.get(node)).find((error) => error !== undefined);
     if (refusal !== undefined) return refusal;
     const most = this.mostTokensOf(sequence);
+    const bound = this.shardsFor(sequence).length > MOST_PARTS ? `, in the ${MOST_PARTS} parts that it may have` : '';
     const message = `${sequence.length} tokens need KV, and all connected nodes together hold ${most} of one sequence`;
-    return new CapacityError('KV_CAPACITY', message, {
+    return new CapacityError('KV_CAPACITY', message + bound, {
       hint: 'give the attention nodes more memory, connect more of them, or use a smaller KV type',
     });
   }
