@@ -44,7 +44,7 @@ const DTYPES: readonly Pick<Phase, 'kvDtype' | 'int8'>[] = [
   { kvDtype: 'bf16', int8: 'pairs' },
 ];
 
-/** Dtypes, geometries and paths in turn; they come round together after 180 phases. */
+/** Dtypes, geometries and paths in turn; they come round together after 90 phases. */
 export function phaseOf(seed: number, index: number): Phase {
   const remote = Math.floor(index / 3);
   const random = new Random(Math.imul(seed, 1009) + index);
