@@ -242,10 +242,11 @@ export class Traffic {
   #length(slot: ModelSlot): number {
     const random = this.#random;
     if (slot.lost.length > slot.valid) return random.whole(1, slot.lost.length - slot.valid);
+    if (this.#long.has(slot) && random.chance(0.4)) return random.whole(300, 900);
     const kind = random.fraction();
     if (kind < 0.6) return 1;
     if (kind < 0.9) return random.whole(2, 40);
-    return this.#long.has(slot) ? random.whole(200, 700) : random.whole(30, 130);
+    return random.whole(30, 130);
   }
 
   #rows(slot: ModelSlot, position: number, count: number, visit: boolean): Float32Array[][] {

@@ -157,6 +157,7 @@ function addRun(program: Command, verbs: Verbs): void {
     .option('--micro-batch-rows <n>', 'rows that go through a layer together, or auto', positiveIntegerOrAuto, 'auto')
     .option('--in-flight <n>', 'micro-batches under way at once, or auto', positiveIntegerOrAuto, 'auto')
     .option('--prefill-chunk <tokens>', 'tokens of one prompt in a step, at most', positiveInteger, 512)
+    .option('--no-prefix-sharing', 'compute and store every prompt by itself, also where several begin alike')
     .addOption(
       new Option('--policy <name>', 'which micro-batch goes first')
         .choices(['deepest-first', 'fcfs', 'starvation-first'])

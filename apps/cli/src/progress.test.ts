@@ -11,6 +11,7 @@ const figures: ProgressFigures = {
   elapsedSeconds: 47,
   etaSeconds: 41.6,
   promptPerSecond: 1240.4,
+  prefixHitShare: 0,
   generatedPerSecond: 860,
   generatedTokens: 18_204,
   kvShare: 0.37,
@@ -43,6 +44,12 @@ describe('progress', () => {
       '0:47: 212/400 done, prompt 1,240 tok/s, generated 860 tok/s, ETA –, KV used 37 %, 3 in flight, ' +
         'dense 81 % busy, attention 44 % busy',
     );
+  });
+
+  it('says how much of the prompts was shared', () => {
+    const shared = { ...figures, prefixHitShare: 0.625 };
+    expect(blockLines(shared)[1]).toBe('tokens/s   prompt 1,240 (63 % shared)   generated 860   (18,204 so far)');
+    expect(plainLine(shared)).toContain('prompt 1,240 tok/s (63 % shared), generated 860 tok/s');
   });
 
   it('tells of nodes where they join: how many, and what none of them can hold', () => {

@@ -40,6 +40,8 @@ export interface ProgressFigures {
   readonly elapsedSeconds: number;
   readonly etaSeconds: number | null;
   readonly promptPerSecond: number;
+  /** Of all prompt tokens so far, those whose KV stood already. */
+  readonly prefixHitShare: number;
   readonly generatedPerSecond: number;
   readonly generatedTokens: number;
   readonly kvShare: number;
@@ -113,6 +115,7 @@ export class Progress {
       elapsedSeconds,
       etaSeconds: share > 0 ? Math.max(0, elapsedSeconds / share - elapsedSeconds) : null,
       promptPerSecond: 1000 * per('promptTokens'),
+      prefixHitShare: stats.promptTokens === 0 ? 0 : stats.prefixHitTokens / stats.promptTokens,
       generatedPerSecond: 1000 * per('generatedTokens'),
       generatedTokens: stats.generatedTokens,
       kvShare: stats.totalBlocks === 0 ? 0 : stats.usedBlocks / stats.totalBlocks,
@@ -133,6 +136,11 @@ function eta(figures: ProgressFigures): string {
 
 function failures({ failed }: ProgressFigures): string {
   return failed === 0 ? '' : `, ${count(failed)} failed`;
+}
+
+/** The share of prompts that nobody had to compute. */
+function sharedText({ prefixHitShare }: ProgressFigures): string {
+  return prefixHitShare === 0 ? '' : ` (${percent(prefixHitShare)} shared)`;
 }
 
 /** Who is there, and what is waited for; null where nodes don't join. */
@@ -156,7 +164,7 @@ export function blockLines(figures: ProgressFigures): string[] {
   const joined = joinedText(figures);
   return [
     `${bar}  ${count(done)}/${count(requests)} done${failures(figures)}   ${duration(figures.elapsedSeconds)}, ${eta(figures)}`,
-    `tokens/s   prompt ${count(figures.promptPerSecond)}   generated ${count(figures.generatedPerSecond)}   (${count(figures.generatedTokens)} so far)`,
+    `tokens/s   prompt ${count(figures.promptPerSecond)}${sharedText(figures)}   generated ${count(figures.generatedPerSecond)}   (${count(figures.generatedTokens)} so far)`,
     `busy       dense ${percent(figures.denseBusy)}   attention ${percent(figures.attentionBusy)}   KV used ${percent(figures.kvShare)}   ` +
       `in flight ${figures.inFlight} × ${figures.microBatchRows} rows${lost}`,
     ...(joined === null ? [] : [`nodes      ${joined}`]),
@@ -167,7 +175,7 @@ export function plainLine(figures: ProgressFigures): string {
   const joined = joinedText(figures);
   return (
     `${duration(figures.elapsedSeconds)}: ${count(figures.done)}/${count(figures.requests)} done${failures(figures)}, ` +
-    `prompt ${count(figures.promptPerSecond)} tok/s, generated ${count(figures.generatedPerSecond)} tok/s, ${eta(figures)}, ` +
+    `prompt ${count(figures.promptPerSecond)} tok/s${sharedText(figures)}, generated ${count(figures.generatedPerSecond)} tok/s, ${eta(figures)}, ` +
     `KV used ${percent(figures.kvShare)}, ${figures.inFlight} in flight, ` +
     `dense ${percent(figures.denseBusy)} busy, attention ${percent(figures.attentionBusy)} busy` +
     (joined === null ? '' : `, nodes: ${joined}`)

@@ -249,19 +249,22 @@ describe('a visit', () => {
 });
 
 describe('a slot', () => {
-  it('stands once in a step, and in one step until that is retired', async () => {
-    backend.open(slot(0), 0);
+  it('stands once in a step, and in one step: the latest', async () => {
+    both((tier) => tier.open(slot(0), 0));
     backend.announce({ id: 1, entries: [entry(0, 0, 1), entry(0, 1, 1)] });
     await expect(backend.attend(1, 0, new Float32Array(2 * QKV), new Float32Array(2 * OUT))).rejects.toThrow(
       /slot 0 is in this step already/,
     );
     backend.announce({ id: 2, entries: [entry(0, 0, 1)] });
-    backend.announce({ id: 3, entries: [entry(0, 0, 1)] });
-    await expect(backend.attend(3, 0, new Float32Array(QKV), new Float32Array(OUT))).rejects.toThrow(/is in step 2/);
-    backend.retire(2);
-    backend.retire(3);
-    naive.open(slot(0), 0);
+    await backend.attend(2, 0, new Float32Array(QKV), new Float32Array(OUT));
+    nextStep = 3;
     await step(entry(0, 0, 1));
+    await expect(backend.attend(2, 1, new Float32Array(QKV), new Float32Array(OUT))).rejects.toThrow(
+      /step 2 is over: step 3 has one of its slots/,
+    );
+    backend.retire(2);
+    backend.retire(1);
+    await step(entry(0, 1, 1));
   });
 });
 

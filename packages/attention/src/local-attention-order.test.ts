@@ -136,18 +136,40 @@ it('blocks of a slot that was freed under a running attend are free at once, but
   expectAll(later.output, 0);
 });
 
-it("an attend that outlives its step is waited for by the slot's next step", async () => {
+it.each([
+  ['retired', true],
+  ['not', false],
+])("an attend is waited for by its slot's next step, the last one %s", async (_, retired) => {
   backend.open(slot(0), 0);
   announce(1, 0, 0, 5);
   const abandoned = attend(1, 0, 5, 1);
-  backend.retire(1);
+  if (retired) backend.retire(1);
   announce(2, 0, 0, 7);
   const next = attend(2, 0, 7, 2);
   await turns();
   expect(runner.held).toHaveLength(1);
   await runAll();
   await Promise.all([abandoned.done, next.done]);
+  expectAll(abandoned.output, 1);
   expectAll(next.output, 2);
+});
+
+it('blocks of a slot that was freed while an earlier step of it runs are not written before', async () => {
+  for (const index of [0, 1]) backend.open(slot(index), 0);
+  announce(1, 0, 0, 4 * T);
+  const abandoned = attend(1, 0, 4 * T, 1);
+  backend.retire(1);
+  announce(2, 0, 0, 7);
+  backend.free(slot(0));
+  backend.retire(2);
+  announce(3, 1, 0, 3);
+  const next = attend(3, 0, 3, 3);
+  await turns();
+  expect(runner.held).toHaveLength(1);
+  await runAll();
+  await Promise.all([abandoned.done, next.done]);
+  expectAll(abandoned.output, 1);
+  expectAll(next.output, 3);
 });
 
 it('a copy for a fork waits for the abandoned attend that stores its tokens, and the parent may go meanwhile', async () => {

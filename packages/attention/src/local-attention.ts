@@ -81,6 +81,8 @@ interface AnnouncedStep {
   layersRun: number;
   running: boolean;
   retired: boolean;
+  /** A later step that names one of its slots; after that it runs no layer. */
+  supersededBy: number | null;
   /** Entries whose slots were freed while it ran. */
   readonly dying: { readonly part: StepPart; readonly entry: number }[];
   /** Settles with the attend under way; made when somebody asks. */
@@ -367,16 +369,15 @@ export class LocalAttention implements StagedAttention {
   #validEntry({ slot, position, count, visit = false }: StepEntry, others: ReadonlySet<SlotState>): SlotState {
     const { index } = slot;
     const state = this.#slot(slot);
-    const { blocks, place } = state;
+    const { blocks } = state;
     if (!Number.isInteger(position) || position < 0 || !Number.isInteger(count) || count < 1) {
       throw new InputError(
         'ATTENTION_STEP',
         `slot ${index}: ${count} tokens at position ${position} is no run of rows`,
       );
     }
-    if (others.has(state) || (place !== null && !place.step.retired)) {
-      const where = others.has(state) ? 'this step' : `step ${place?.step.id}`;
-      throw new InputError('ATTENTION_STEP', `slot ${index} is in ${where} already: one entry until that is retired`);
+    if (others.has(state)) {
+      throw new InputError('ATTENTION_STEP', `slot ${index} is in this step already: it has one entry`);
     }
     if (visit ? position < blocks.tokens - 1 : position > blocks.tokens) {
       throw new InputError(
@@ -465,7 +466,11 @@ export class LocalAttention implements StagedAttention {
     for (const part of parts) {
       writeStep(part.shard.heap, part.staging, part.layout, part.entries);
       for (let entry = 0; entry < part.entries.length; entry++) {
-        (states[next++] as SlotState).place = { step, part, entry };
+        const state = states[next++] as SlotState;
+        // Whoever announces a slot's next step is done with the last, though word of that may come later: a node learns that a
+        // result has left after its engine has it.
+        if (state.place !== null) state.place.step.supersededBy = id;
+        state.place = { step, part, entry };
       }
     }
     return step;
@@ -497,6 +502,9 @@ export class LocalAttention implements StagedAttention {
   #runnable(stepId: number, layer: number): AnnouncedStep {
     const step = this.#announced(stepId);
     if (step.running) throw new InputError('ATTENTION_STEP', `step ${stepId} has a layer under way: await it first`);
+    if (step.supersededBy !== null) {
+      throw new InputError('ATTENTION_STEP', `step ${stepId} is over: step ${step.supersededBy} has one of its slots`);
+    }
     if (!Number.isInteger(layer) || layer < 0 || layer >= this.geometry.layers) {
       throw new InputError('ATTENTION_STEP', `layer ${layer} doesn't exist: there are ${this.geometry.layers}`);
     }
@@ -547,7 +555,7 @@ type NewStep = Pick<AnnouncedStep, 'id' | 'rows' | 'parts' | 'failure' | 'readBy
 
 function newStep(step: NewStep & { readonly waits?: Set<Promise<void>> }): AnnouncedStep {
   const waits = step.waits ?? new Set();
-  return { ...step, waits, layersRun: 0, running: false, retired: false, dying: [], settled: null };
+  return { ...step, waits, layersRun: 0, running: false, retired: false, supersededBy: null, dying: [], settled: null };
 }
 
 function unstage({ parts }: AnnouncedStep): void {
@@ -563,11 +571,11 @@ function writesBelow({ place }: SlotState, tokens: number): boolean {
 /** What may still touch the slot's blocks and tables. */
 function busyWith({ place, copies }: SlotState): Promise<void>[] {
   const busy = [...copies];
-  if (place?.step.running === true) {
-    place.step.settled ??= Promise.withResolvers();
-    busy.push(place.step.settled.promise);
-  }
-  return busy;
+  if (place === null) return busy;
+  const { step } = place;
+  if (!step.running) return [...busy, ...step.waits];
+  step.settled ??= Promise.withResolvers();
+  return [...busy, step.settled.promise];
 }
 
 function groupOfLayer(layers: number, groups: readonly LayerGroup[]): number[] {

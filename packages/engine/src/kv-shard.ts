@@ -188,11 +188,13 @@ export class KvShard<R> {
     let needed = 0;
     for (const [group, window] of windows.entries()) {
       const most = window === 0 ? Number.POSITIVE_INFINITY : Math.ceil((window - 1 + stepTokens) / blockTokens) + 1;
-      needed += Math.min(Math.ceil(tokens / blockTokens) - shared, most);
-      if (from === undefined || from.part.owner !== null) continue;
-      const { from: first, blocks } = from.part.tables[group] as BlockTable;
-      const seen = heldBlocks(window, blockTokens, from.tokens, from.tokens).from;
-      for (let i = seen; i < shared; i++) if (blocks[i - first]?.used === 0) needed++;
+      let own = Math.ceil(tokens / blockTokens) - shared;
+      if (from !== undefined && from.part.owner === null) {
+        const { from: first, blocks } = from.part.tables[group] as BlockTable;
+        const seen = heldBlocks(window, blockTokens, from.tokens, from.tokens).from;
+        for (let i = seen; i < shared; i++) if (blocks[i - first]?.used === 0) own++;
+      }
+      needed += Math.min(own, most);
     }
     return needed;
   }

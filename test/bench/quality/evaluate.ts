@@ -17,7 +17,7 @@ const TRUE: Variant = { name: 'f32', kvDtype: 'f32', wire: 'f32', bits: 32 };
 export interface Evaluation {
   readonly truth: ScoreResult;
   readonly variants: readonly ScoreResult[];
-  /** By layer, of the head where it is most: the mean square of the largest channel of K over that of the head's other channels. */
+  /** By layer, of the head where it is most: the mean square of the largest channel of K over that of the head's median channel. */
   readonly keyOutliers: readonly number[];
 }
 
@@ -170,8 +170,8 @@ class Model {
       const ofHeads = Array.from({ length: kvHeads }, (_, head) => {
         const at = (layer * kvHeads + head) * headDim;
         const channels = this.#squares.subarray(at, at + headDim);
-        const largest = Math.max(...channels);
-        return largest / ((channels.reduce((sum, x) => sum + x, 0) - largest) / (headDim - 1));
+        const sorted = channels.toSorted();
+        return (sorted.at(-1) as number) / (sorted[headDim >> 1] as number);
       });
       return Math.max(...ofHeads);
     });

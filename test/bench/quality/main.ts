@@ -63,7 +63,7 @@ const HEADS = ['', 'bits', 'perplexity', 'change', 'divergence', 'same best', 'e
 function summary({ keyOutliers }: Evaluation): string {
   const sorted = keyOutliers.map(Math.sqrt).sort((a, b) => a - b);
   const [median, most] = [sorted[sorted.length >> 1] as number, sorted.at(-1) as number];
-  return `Largest channel of K over the others of its head, root mean squares: median of layers ${median.toFixed(1)}, most ${most.toFixed(1)}.`;
+  return `Largest channel of K over the median one of its head, root mean squares: median of layers ${median.toFixed(1)}, most ${most.toFixed(1)}.`;
 }
 
 async function main(args: readonly string[]): Promise<void> {

@@ -97,6 +97,7 @@ export async function openEngine(
       microBatchRows: flags.microBatchRows,
       inFlight: flags.inFlight,
       prefillChunk: flags.prefillChunk,
+      prefixSharing: flags.prefixSharing,
       policy: flags.policy,
       waitForNodes: flags.waitForNodes ?? false,
       nodesMayJoin: joining !== null,

@@ -23,6 +23,7 @@ export interface RunFlags extends TokenFlags, TlsFlags {
   readonly microBatchRows: number | 'auto';
   readonly inFlight: number | 'auto';
   readonly prefillChunk: number;
+  readonly prefixSharing: boolean;
   readonly policy: 'fcfs' | 'deepest-first' | 'starvation-first';
   readonly waitForNodes?: boolean;
   readonly generationDefaults: 'model' | 'openai';

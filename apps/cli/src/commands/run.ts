@@ -19,7 +19,7 @@ import type { EngineApi } from '@glinthawk/engine';
 import { describeModel, type Model, openModel } from '@glinthawk/model';
 import { shellQuote } from '../arguments.ts';
 import { EXIT } from '../failure.ts';
-import { count, duration, millions, plural, table } from '../format.ts';
+import { count, duration, millions, percent, plural, table } from '../format.ts';
 import { onInterrupt } from '../interrupt.ts';
 import { Opened } from '../opened.ts';
 import { Progress } from '../progress.ts';
@@ -339,8 +339,16 @@ function report(
       ` → ${output}`,
   );
   if (engine === null) return;
-  const { promptTokens, generatedTokens, wallMs, denseBusyMs, attentionBusyMs, preemptions, nodesLost } =
-    engine.stats();
+  const {
+    promptTokens,
+    prefixHitTokens,
+    generatedTokens,
+    wallMs,
+    denseBusyMs,
+    attentionBusyMs,
+    preemptions,
+    nodesLost,
+  } = engine.stats();
   const share = (ms: number) => `${Math.round((100 * ms) / Math.max(1, wallMs))} %`;
   const perSecond = (tokens: number) => `${count((1000 * tokens) / Math.max(1, wallMs))} tok/s`;
   const rows: [string, string][] = [
@@ -349,6 +357,10 @@ function report(
     ['generated', `${count(generatedTokens)} tokens, ${perSecond(generatedTokens)}`],
     ['busy', `dense ${share(denseBusyMs)}, attention ${share(attentionBusyMs)} of the time`],
   ];
+  if (prefixHitTokens > 0) {
+    const hits = `${count(prefixHitTokens)} prompt tokens (${percent(prefixHitTokens / promptTokens)})`;
+    rows.push(['shared', `${hits} stood already, of prompts that begin alike`]);
+  }
   if (preemptions > 0) rows.push(['preempted', plural(preemptions, 'time')]);
   if (nodesLost > 0) rows.push(['nodes lost', count(nodesLost)]);
   screen.line(table(rows, '  '));
