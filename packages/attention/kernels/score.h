@@ -1,8 +1,8 @@
 /*
- * Scores: 1 to 6 query rows against the keys of some tokens, two or (one row) four quads of tokens at once. The query is packed
- * [k][rows], so that there is one load stream beside the keys; the loop over the dimension is rolled and reads every quad in
- * order. A score is one chain of multiply-adds over the dimension (16-bit KV: two, one for the low halves of words, one for
- * the high ones) whatever else is computed beside it.
+ * Scores: 1 to 6 query rows against quads of tokens of two or (one row) four streams at once. A stream is a run, or where there are
+ * fewer runs every other quad of one. The query is packed [k][rows], so that there is one load stream beside the keys; the loop
+ * over the dimension is rolled and reads every stream in order. A score is one chain of multiply-adds over the dimension (16-bit
+ * KV: two, one for the low halves of words, one for the high ones) whatever is computed beside it.
  */
 #pragma once
 #include "layout.h"

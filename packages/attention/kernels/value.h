@@ -1,9 +1,9 @@
 /*
- * Values: o = o * decay + p V for 1 to 6 rows and a panel of 8 dimensions, over tokens of 1, 2 or 4 pages at once. Weights are
- * packed [tokens][rows] (int8: [token pairs][rows][2] as int16, or [token quads][rows][4] as bytes). Sums have one order
- * whatever the tile's shape: for groups of up to MHA_GROUP heads a chain for each page, as one row then takes four pages at
- * once and needs their chains to hide the latency of the adds; for larger ones a chain for each pair of pages, a step's tokens
- * of one, then of the other, so that four rows take two pages at once.
+ * Values: sums += p V for 1 to 6 rows and all panels of 8 dimensions over tokens of 1, 2 or 4 runs at once. Weights are packed
+ * [tokens][rows] (int8: [token pairs][rows][2] as int16, or [token quads][rows][4] as bytes). Sums have one order whatever is
+ * computed beside them: for groups of up to MHA_GROUP heads a chain for each run, as one row then takes four runs at once and
+ * needs their chains to hide the latency of the adds; for larger ones a chain for each tile, a step's tokens of one run, then of
+ * the next, so that four rows take two runs at once. Chains go on in memory, so it doesn't matter how a walk is cut.
  */
 #pragma once
 #include "layout.h"

@@ -109,7 +109,7 @@ async function measureWork(work: Work, options: Options): Promise<Checked[]> {
     const data = workData(mine);
     for (const kvDtype of options.kvDtypes) {
       const layers = layersFor(mine, kvDtype, threads, options.dramBytes);
-      const team = await Team.start({ work: mine, data, kvDtype, threads, layers });
+      const team = await Team.start({ work: mine, data, kvDtype, threads, layers, blockTokens: options.blockTokens });
       try {
         const result = await measure(team, mine, kvDtype, {
           layers,

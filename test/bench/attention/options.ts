@@ -14,6 +14,7 @@ export const USAGE = `node test/bench/attention/main.ts [flags]
   --threads LIST       default 1,${availableParallelism()}
   --dram | --cache     only with KV beyond all caches, only with KV in L2
   --megabytes N        KV of a thread beyond the caches at least, default 192
+  --block-tokens N     tokens of a KV block, default as the product has it
   --repetitions N      default 15
   --bound PERCENT      a repetition is void where the ceilings around it differ by more, default ${100 * DEFAULT_BOUND}
   --peers [LIST]       beside others on the same work: tfjs, onnx-web, onnx-node, onnx-node-gqa, native, or all
@@ -28,6 +29,7 @@ export interface Options {
   readonly kvDtypes: readonly KvDtype[];
   readonly threads: readonly number[];
   readonly dramBytes: number;
+  readonly blockTokens: number | undefined;
   readonly repetitions: number;
   readonly bound: number;
   readonly peers: readonly string[];
@@ -145,6 +147,7 @@ export function parseOptions(args: readonly string[]): Options {
         dram: { type: 'boolean', default: false },
         cache: { type: 'boolean', default: false },
         megabytes: { type: 'string', default: '192' },
+        'block-tokens': { type: 'string' },
         repetitions: { type: 'string' },
         bound: { type: 'string' },
         peers: { type: 'string' },
@@ -187,6 +190,7 @@ export function parseOptions(args: readonly string[]): Options {
     kvDtypes,
     threads: counts,
     dramBytes: wholeNumber('megabytes', values.megabytes) * 2 ** 20,
+    blockTokens: values['block-tokens'] === undefined ? undefined : wholeNumber('block-tokens', values['block-tokens']),
     repetitions: wholeNumber('repetitions', values.repetitions ?? (values.quick ? '9' : '15')),
     bound: values.bound === undefined ? DEFAULT_BOUND : wholeNumber('bound', values.bound) / 100,
     peers,

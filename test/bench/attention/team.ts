@@ -55,6 +55,7 @@ export interface TeamOptions {
   readonly kvDtype: KvDtype;
   readonly threads: number;
   readonly layers: number;
+  readonly blockTokens?: number | undefined;
 }
 
 export class Team {

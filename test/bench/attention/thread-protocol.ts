@@ -15,6 +15,7 @@ export interface ThreadData {
   readonly kvDtype: KvDtype;
   readonly layers: number;
   /** Sequences of one step: a command attends so many at a time, and the share has a whole number of such pieces. */
+  readonly blockTokens?: number | undefined;
   readonly pieceSequences: number;
   readonly control: SharedArrayBuffer;
   readonly index: number;

@@ -53,7 +53,12 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
     layout,
     heap: heapPlan,
     tableBlocks,
-  } = planShards(geometry, { kvDtype, workers: 1, memoryBytes: KEPT_BYTES });
+  } = planShards(geometry, {
+    kvDtype,
+    workers: 1,
+    memoryBytes: KEPT_BYTES,
+    ...(thread.blockTokens === undefined ? {} : { blockTokens: thread.blockTokens }),
+  });
   const memory = createMemory(heapPlan, true);
   const heap = new WasmHeap(memory, heapPlan);
   const kernel = instantiateKernel(thread.module, memory);
