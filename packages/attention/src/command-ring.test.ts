@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { CapacityError } from '@glinthawk/core';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { CommandRing, RING_COMMANDS } from './command-ring.ts';
 
 const TASKS = 8;
@@ -161,6 +161,21 @@ describe('workers of a ring', () => {
 });
 
 describe('a ring without workers', () => {
+  it('closes a slot to laggards before anything of the next command is there', () => {
+    const ring = new CommandRing(1, () => {});
+    const stores = vi.spyOn(Atomics, 'store');
+    const submitted = ring.submit(7, 4096, 3, 4);
+    const [closed, ...rest] = stores.mock.calls.map(([, index, value]) => ({ index, value: Number(value) }));
+    stores.mockRestore();
+    const published = rest.findLast(({ index }) => index === closed?.index);
+    expect(rest.filter(({ index }) => index === closed?.index)).toHaveLength(1);
+    expect(published?.value).toBe(0); // its first task
+    expect(closed?.value).toBe(2 ** 15 - 1); // of the same lap, and no task that a command can have
+    expect(rest.slice(0, rest.indexOf(published as never)).map(({ value }) => value)).toEqual([7, 4096, 3, 4, 0]);
+    ring.fail(new Error('the end'));
+    return expect(submitted).rejects.toThrow('the end');
+  });
+
   it('takes so many commands, then refuses, and rejects all of them when it fails', async () => {
     const active: boolean[] = [];
     const ring = new CommandRing(1, (is) => active.push(is));

@@ -4,7 +4,8 @@
  * sides wait on counters, so that a command costs no message, no copy and no allocation.
  *
  * A command's `next` word holds the lap of the ring beside the next task, so that a worker that lags can't take a later
- * command's task for one of its own: the other fields are written before it, and only when the slot's last command is complete.
+ * command's task for one of its own. While the other fields are written, which is done only when the slot's last command is complete,
+ * `next` is closed: of the new lap, so that nobody's swap succeeds, and beyond any task.
  */
 import { CapacityError } from '@glinthawk/core';
 
@@ -133,8 +134,8 @@ export class CommandRing {
   submit(memory: number, step: number, layer: number, tasks: number): Promise<void> {
     if (this.#failure !== null) return Promise.reject(this.#failure);
     if (tasks === 0) return Promise.resolve();
-    if (tasks > TASK_MASK)
-      return Promise.reject(new RangeError(`a command has up to ${TASK_MASK} tasks, found ${tasks}`));
+    if (tasks >= TASK_MASK)
+      return Promise.reject(new RangeError(`a command has fewer than ${TASK_MASK} tasks, found ${tasks}`));
     if (this.#pending.length === RING_COMMANDS) {
       return Promise.reject(
         new CapacityError('ATTENTION_QUEUE', `${RING_COMMANDS} attends are waiting already`, {
@@ -145,11 +146,12 @@ export class CommandRing {
     const ring = this.#ring;
     const number = this.#submitted;
     const at = commandIndex(number);
-    ring[at + MEMORY] = memory;
-    ring[at + STEP] = step;
-    ring[at + LAYER] = layer;
-    ring[at + TASKS] = tasks;
-    ring[at + DONE] = 0;
+    Atomics.store(ring, at + NEXT, firstNext(number) | TASK_MASK);
+    Atomics.store(ring, at + MEMORY, memory);
+    Atomics.store(ring, at + STEP, step);
+    Atomics.store(ring, at + LAYER, layer);
+    Atomics.store(ring, at + TASKS, tasks);
+    Atomics.store(ring, at + DONE, 0);
     this.#submitted = (number + 1) | 0;
     return new Promise((resolve, reject) => {
       this.#pending.push({ tasks, resolve, reject });

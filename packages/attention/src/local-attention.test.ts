@@ -232,6 +232,7 @@ describe('creation', () => {
     [{ ...geometry, headDim: 514 }, options, /at most 512, found 514/],
     [{ ...geometry, layers: 0 }, options, /layers must be a whole number of at least 1/],
     [{ ...geometry, windows: [0] }, options, /one entry per layer \(2\), found 1/],
+    [{ ...geometry, windows: [0, 2 ** 32 - 1] }, options, /at most 1073741824 tokens, found 4294967295/],
     [{ ...geometry, softmaxScale: Number.NaN }, options, /softmaxScale/],
     [geometry, { ...options, blockTokens: 24 }, /power of two from 16 to 512, found 24/],
     [geometry, { ...options, memoryBytes: 1000 }, /takes \d+ bytes; each of 1 memories has 1000/],

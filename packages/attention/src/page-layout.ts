@@ -25,6 +25,8 @@ const FRAME_PADDING = 320;
 const PADDED_FROM_BYTES = 64 << 10;
 
 export const KV_DTYPES: readonly KvDtype[] = ['f32', 'f16', 'bf16', 'int8'];
+/** Kernels count tokens in 32 bits with a sign. */
+const MOST_WINDOW_TOKENS = 2 ** 30;
 export const ELEMENT_BYTES: Readonly<Record<KvDtype, number>> = { f32: 4, f16: 2, bf16: 2, int8: 1 };
 
 export interface PageLayout {
@@ -71,7 +73,15 @@ export function validateGeometry(geometry: AttentionGeometry): void {
       `windows must have one entry per layer (${layers}), found ${windows.length}`,
     );
   }
-  for (const window of windows) requireWhole('window', window, 0);
+  for (const window of windows) {
+    requireWhole('window', window, 0);
+    if (window > MOST_WINDOW_TOKENS) {
+      throw new UnsupportedError(
+        'ATTENTION_GEOMETRY',
+        `a window has at most ${MOST_WINDOW_TOKENS} tokens, found ${window}; 0 is none`,
+      );
+    }
+  }
 }
 
 /**

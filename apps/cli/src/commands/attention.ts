@@ -96,12 +96,18 @@ export async function attention(
   if (metrics !== null) print(`metrics at ${metrics.url}/metrics`);
   print(`listening at ${server.listener.url} and ${server.listener.webSocketUrl}`);
   const timer = flags.statsSeconds > 0 ? showStats(server, screen, flags.statsSeconds) : null;
-  await new Promise<void>((resolve) => interrupt.signal.addEventListener('abort', () => resolve()));
+  await aborted(interrupt.signal);
   if (timer !== null) clearInterval(timer);
   await server.drain({ graceMs: flags.drainSeconds * 1000, reason: 'the node is shutting down' });
   screen.line(describeService(server.node.stats()));
   interrupt.dispose();
   return EXIT.done;
+}
+
+/** Also of one that came while the node was being started. */
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
 function openMetrics(
