@@ -1,4 +1,6 @@
 /** Prompts that begin alike: what is computed, what is kept, and that nothing of it shows in the output. */
+import type { AttentionBackend } from '@glinthawk/attention';
+import { CapacityError } from '@glinthawk/core';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { outcomes, requestOf } from '../../../test/golden/engine.ts';
@@ -267,4 +269,43 @@ describe('what is kept gives way', () => {
     expect(sources[0]?.live?.stats().openSlots).toBeLessThanOrEqual(5);
     expect(engine.stats().prefixHitTokens).toBeGreaterThan(40 * 20);
   });
+});
+
+describe('a fork that a node has no room for, and which fails at the steps that use it', () => {
+  for (const refusals of [1, 3, 20]) {
+    it(`ends no request: ${refusals} of them`, async () => {
+      let forks = 0;
+      const alter = (backend: AttentionBackend): Partial<AttentionBackend> => {
+        const bad = new Set<number>();
+        const badSteps = new Set<number>();
+        return {
+          fork: ((fork) => (slot, parent, tokens) => {
+            if (bad.has(parent.index) || forks++ < refusals) bad.add(slot.index);
+            else fork(slot, parent, tokens);
+          })(backend.fork.bind(backend)),
+          free: ((free) => (slot) => {
+            if (!bad.delete(slot.index)) free(slot);
+          })(backend.free.bind(backend)),
+          announce: ((announce) => (step) => {
+            if (step.entries.some(({ slot }) => bad.has(slot.index))) badSteps.add(step.id);
+            else announce(step);
+          })(backend.announce.bind(backend)),
+          attend: (
+            (attend) =>
+            async (id, ...rest) => {
+              if (badSteps.has(id)) throw new CapacityError('WASM_MEMORY', 'memory can’t grow');
+              return attend(id, ...rest);
+            }
+          )(backend.attend.bind(backend)),
+          retire: ((retire) => (id) => {
+            if (!badSteps.delete(id)) retire(id);
+          })(backend.retire.bind(backend)),
+        };
+      };
+      const { engine } = await rig([{ alter, blockTokens: 4, shards: [400] }], { prefillChunk: 8, inFlight: 1 });
+      const given = Array.from({ length: 12 }, (_, i) => requestOf(`r${i}`, [...some(40, 1), i, i + 1], 6));
+      await expectUndisturbed(engine, given);
+      expect(forks).toBeGreaterThanOrEqual(refusals);
+    });
+  }
 });

@@ -137,6 +137,7 @@ export class NodeConnection {
     this.mostSteps = Math.min(Math.max(1, maxSteps), this.mostSteps + 1);
     this.mostStepRows = Math.min(Math.max(1, maxStepRows), this.mostStepRows * 2);
     this.refusedTokens *= 2;
+    this.#kv.trustMore();
   }
 
   /** It had no room for one sequence alone. If nothing went through since it had none for another, it is asked for far less. */
@@ -187,6 +188,11 @@ export class NodeConnection {
   /** Slots that are kept for whom they may be of use. */
   get cachedSlots(): number {
     return this.#kv.cachedSlots;
+  }
+
+  /** As NodeKv.doubt. */
+  doubt(part: KvPart<Sequence>, sequence: Sequence): boolean {
+    return this.#kv.doubt(part, sequence);
   }
 
   /** As NodeKv.dropCached. */

@@ -1,6 +1,6 @@
 /** The engine's account of a node's KV, held to the node's own after every call: the plain tier's and that of the WASM one. */
 import { type AttentionBackend, createInlineAttention } from '@glinthawk/attention';
-import type { AttentionGeometry } from '@glinthawk/core';
+import { type AttentionGeometry, CapacityError } from '@glinthawk/core';
 import { describe, expect, it } from 'vitest';
 import { requestOf } from '../../../test/golden/engine.ts';
 import { ReferenceAttentionSource } from '../../../test/reference/attention.ts';
@@ -190,3 +190,56 @@ for (const [name, open] of Object.entries(tiers)) {
     }
   });
 }
+
+describe('a fork that the backend refuses at once', () => {
+  const SLOTS = 100;
+  /** Kept: 81 tokens of a sequence that ended. */
+  function withKept(blocks: number, code: string) {
+    let refusals = 0;
+    const refuse = () => {
+      if (refusals-- > 0) throw new CapacityError(code, 'no room');
+    };
+    const capacity = { blockTokens: 4, blockBytes: 1, shards: [{ blocks }], workers: 1 };
+    const limits = { maxSlots: SLOTS, maxSteps: 9, maxStepRows: 999 };
+    const backend = { geometry: geometryOf([0]), capacity, limits, open() {}, fork: refuse, free() {} };
+    const kv = new NodeKv(backend, { node: 0, stepTokens: 64, prefixSharing: true });
+    const [shard] = kv.shards as [KvShard<Sequence>];
+    const run = (sequence: Sequence) => {
+      const part = kv.place(sequence, shard);
+      kv.announce([{ part, position: sequence.kvTokens, count: sequence.pendingTokens }]);
+      sequence.kvTokens = sequence.length - 1;
+      kv.advance(part, sequence);
+      return part;
+    };
+    const first = sequenceOf(0, tokens(81, 1));
+    const part = run(first);
+    first.ended = true;
+    kv.leave(part, first);
+    return { kv, run, refuseOnce: () => (refusals = 1) };
+  }
+  const tokens = (length: number, seed: number) => Array.from({ length }, (_, i) => (i * 7 + seed) % 90);
+
+  it('costs no more than what would have been shared', () => {
+    const { kv, run, refuseOnce } = withKept(100, 'WASM_MEMORY');
+    refuseOnce();
+    run(sequenceOf(1, [...tokens(80, 1), 95]));
+    expect(kv.slotsLeft).toBe(SLOTS - 1);
+  });
+
+  it('to shorten what is kept: it goes, with its slot', () => {
+    const { kv, run, refuseOnce } = withKept(30, 'WASM_MEMORY');
+    refuseOnce();
+    run(sequenceOf(1, tokens(61, 2)));
+    expect(kv.cachedSlots).toBe(0);
+    expect(kv.slotsLeft).toBe(SLOTS - 1);
+  });
+
+  it('for there are too many slots: it is asked for no more, until steps went through', () => {
+    const { kv, run, refuseOnce } = withKept(100, 'TOO_MANY_SLOTS');
+    refuseOnce();
+    run(sequenceOf(1, [...tokens(80, 1), 95]));
+    expect(kv.slotsLeft).toBe(0);
+    kv.trustMore();
+    expect(kv.slotsLeft).toBe(1);
+  });
+});

@@ -4,7 +4,7 @@
  * for others like it, and for one that was preempted what it goes on with. It gives way from the oldest on, before anybody is
  * refused a block or a slot.
  */
-import { type AttentionBackend, layerGroups } from '@glinthawk/attention';
+import { type AttentionBackend, layerGroups, type Slot } from '@glinthawk/attention';
 import { CapacityError } from '@glinthawk/core';
 import { type KvPart, KvShard, type PartRows, SlotTable } from './kv-shard.ts';
 import type { Sequence } from './sequence.ts';
@@ -23,8 +23,13 @@ export interface NodeKvOptions {
   readonly prefixSharing: boolean;
 }
 
+/** Forks of one sequence that came to nothing until it is opened with nothing shared; a step that goes through begins anew. */
+const MOST_REFUSED_FORKS = 2;
+
 /** Of its tokens, how many something kept may keep when blocks are needed: the first share that gives enough of them. */
 const KEPT_SHARES = [7 / 8, 1 / 2];
+/** Refusals that are of memory, not of slots. */
+const MEMORY_CODES: ReadonlySet<string> = new Set(['WASM_MEMORY', 'KV_FULL', 'KV_CAPACITY']);
 
 export class NodeKv {
   readonly shards: readonly KvShard<Sequence>[];
@@ -35,12 +40,18 @@ export class NodeKv {
   readonly #sharing: boolean;
   /** What no sequence runs on, least recently used first. */
   #cached: PrefixHolder[] = [];
+  /**
+   * Forks that no step went through on yet, with what they were forked from. A node may refuse a fork only at the steps that use it, so
+   * till then nobody else is to have it.
+   */
+  readonly #unproven = new Map<KvPart<Sequence>, PrefixHolder | null>();
+  readonly #refusedForks = new WeakMap<Sequence, number>();
   #mostSlots: number;
 
   constructor(backend: KvBackend, { node, stepTokens, prefixSharing }: NodeKvOptions) {
     this.#backend = backend;
     this.#sharing = prefixSharing;
-    this.#mostSlots = Math.max(1, backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
+    this.#mostSlots = this.#toldSlots;
     const { blockTokens, shards } = backend.capacity;
     const windows = layerGroups(backend.geometry).map(({ window }) => window);
     const shape = { blockTokens, stepTokens, windows };
@@ -58,9 +69,19 @@ export class NodeKv {
     return Math.max(0, this.#mostSlots - this.#slots.taken + this.#cached.length);
   }
 
+  get #toldSlots(): number {
+    return Math.max(1, this.#backend.limits?.maxSlots ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** Steps went through: one that turned out to take fewer slots is asked for one more. */
+  trustMore(): void {
+    this.#mostSlots = Math.min(this.#toldSlots, this.#mostSlots + 1);
+  }
+
   /** What a sequence could begin with on a shard, and how many tokens it could begin with when those that run are further on. */
   match(sequence: Sequence, shard: KvShard<Sequence>): { readonly match: PrefixMatch | null; readonly coming: number } {
-    if (!this.#sharing) return { match: null, coming: 0 };
+    const opensAfresh = (this.#refusedForks.get(sequence) ?? 0) >= MOST_REFUSED_FORKS;
+    if (!this.#sharing || opensAfresh) return { match: null, coming: 0 };
     const prefixes = this.#of(shard);
     return { match: prefixes.longest(sequence), coming: prefixes.coming(sequence) };
   }
@@ -100,12 +121,28 @@ export class NodeKv {
 
   /** More of a sequence's KV stands. */
   advance(part: KvPart<Sequence>, sequence: Sequence): void {
-    if (this.#sharing) this.#of(part.shard).advance(part, sequence);
+    if (!this.#sharing) return;
+    const parent = this.#unproven.get(part);
+    // A fork that is there shows that its parent was.
+    if (parent) this.#unproven.delete(parent.part);
+    this.#unproven.delete(part);
+    this.#refusedForks.delete(sequence);
+    this.#of(part.shard).advance(part, sequence);
+  }
+
+  /** A step with rows in the part was refused for lack of room. @returns whether that may be as the part's fork was: it isn't to be used again */
+  doubt(part: KvPart<Sequence>, sequence: Sequence): boolean {
+    const parent = this.#unproven.get(part);
+    if (parent === undefined) return false;
+    this.#refusedForks.set(sequence, (this.#refusedForks.get(sequence) ?? 0) + 1);
+    if (parent !== null && this.#unproven.has(parent.part) && this.#cached.includes(parent)) this.#drop(parent);
+    return true;
   }
 
   /** A sequence leaves its part. What stands of it is kept where it may be of use. */
   leave(part: KvPart<Sequence>, sequence: Sequence): void {
-    const holder = this.#sharing && !sequence.failed ? this.#of(part.shard).keep(part, sequence) : null;
+    const isOfUse = this.#sharing && !sequence.failed && !this.#unproven.has(part);
+    const holder = isOfUse ? this.#of(part.shard).keep(part, sequence) : null;
     if (holder === null) {
       this.free(part);
       return;
@@ -116,6 +153,7 @@ export class NodeKv {
 
   free(part: KvPart<Sequence>): void {
     this.#of(part.shard).forget(part);
+    this.#unproven.delete(part);
     part.shard.free(part);
     this.#slots.giveBack(part.slot);
     this.#backend.free(part.slot);
@@ -163,21 +201,40 @@ export class NodeKv {
     if (shared === 0 || !shard.canFork(holder.part, shared) || !this.#makeSlot(holder)) {
       return this.open(sequence, shard);
     }
-    const slot = this.#slots.take();
-    this.#asked(() => this.#backend.fork(slot, holder.part.slot, shared), slot);
+    const slot = this.#forked(holder.part, shared);
+    if (slot === null) return this.open(sequence, shard);
     sequence.kvTokens = shared;
-    return shard.fork(sequence, slot, holder.part, shared);
+    const part = shard.fork(sequence, slot, holder.part, shared);
+    this.#unproven.set(part, holder);
+    return part;
   }
 
-  /** Gives the slot back when the backend refuses it; one that never said how many it takes has said so now. */
-  #asked(ask: () => void, slot: { readonly index: number; readonly generation: number }): void {
+  /** Null when there is no room for the fork. @throws what else the backend throws */
+  #forked(parent: KvPart<Sequence>, tokens: number): Slot | null {
+    const slot = this.#slots.take();
+    try {
+      this.#asked(() => this.#backend.fork(slot, parent.slot, tokens), slot);
+      return slot;
+    } catch (error) {
+      if (error instanceof CapacityError) return null;
+      throw error;
+    }
+  }
+
+  /** Gives the slot back when the backend refuses it; one that says that these are too many, or never said how many it takes, has said so now. */
+  #asked(ask: () => void, slot: Slot): void {
     try {
       ask();
     } catch (error) {
       this.#slots.giveBack(slot);
-      if (error instanceof CapacityError && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
+      const isOfSlots = error instanceof CapacityError && (error.code === 'TOO_MANY_SLOTS' || this.#isUntold(error));
+      if (isOfSlots && this.#slots.taken > 0) this.#mostSlots = this.#slots.taken;
       throw error;
     }
+  }
+
+  #isUntold({ code }: CapacityError): boolean {
+    return this.#toldSlots === Number.POSITIVE_INFINITY && !MEMORY_CODES.has(code);
   }
 
   #touch(holder: PrefixHolder): void {
@@ -217,9 +274,14 @@ export class NodeKv {
       this.#drop(holder);
       return;
     }
-    const slot = this.#slots.take();
-    this.#backend.fork(slot, part.slot, kept);
-    const shorter = this.#of(shard).replace(holder, shard.fork(null, slot, part, kept));
+    const slot = this.#forked(part, kept);
+    if (slot === null) {
+      this.#drop(holder);
+      return;
+    }
+    const fork = shard.fork(null, slot, part, kept);
+    this.#unproven.set(fork, null);
+    const shorter = this.#of(shard).replace(holder, fork);
     this.#cached[this.#cached.indexOf(holder)] = shorter;
     this.free(part);
   }

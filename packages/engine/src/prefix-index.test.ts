@@ -77,3 +77,16 @@ it('gives every holder that begins alike once, those that share most first; as t
     }),
   );
 });
+
+it('looks at no more than a few of thousands that begin alike', () => {
+  const index = new PrefixIndex<number>();
+  const common = Array.from({ length: 64 }, (_, i) => i);
+  for (let i = 0; i < 3000; i++) {
+    const chain = chainOf([...common, i, i], 2);
+    index.add(i, chain, chain.length);
+  }
+  const visited: number[] = [];
+  index.eachDeepest(chainOf([...common, 5000, 5000], 2), 33, (holder) => visited.push(holder) > 0);
+  expect(visited.length).toBeLessThan(100);
+  expect(visited[0]).toBe(2999);
+});

@@ -39,6 +39,9 @@ export function commonTokens(a: Uint32Array, b: Uint32Array, from: number, most:
   return Math.min(at, end);
 }
 
+/** Of the holders of one block, how many are looked at: among thousands that begin alike the newest do. */
+const MOST_LOOKED_AT = 16;
+
 export class PrefixIndex<H> {
   /** The chain of each holder, as far as it is indexed. */
   readonly #chains = new Map<H, number[]>();
@@ -71,8 +74,8 @@ export class PrefixIndex<H> {
   }
 
   /**
-   * Visits the holders that begin as a chain does, each once, with how many of its first `most` hashes it shares: those that share most
-   * first, and of these the newest.
+   * Visits holders that begin as a chain does, each once, with how many of its first `most` hashes it shares: those that share most
+   * first, and of these the newest. Of each length no more than a few are looked at, so it takes as long as the chain, however many hold it.
    * @param visit gives false when it has seen enough
    */
   eachDeepest(chain: readonly number[], most: number, visit: (holder: H, shared: number) => boolean): void {
@@ -86,7 +89,7 @@ export class PrefixIndex<H> {
     }
     for (let shared = deepest; shared > 0; shared--) {
       const holders = this.#holders.get(chain[shared - 1] as number) ?? [];
-      for (let i = holders.length - 1; i >= 0; i--) {
+      for (let i = holders.length - 1; i >= Math.max(0, holders.length - MOST_LOOKED_AT); i--) {
         const holder = holders[i] as H;
         const sharesMore = shared < deepest && this.#chains.get(holder)?.[shared] === chain[shared];
         if (!sharesMore && !visit(holder, shared)) return;

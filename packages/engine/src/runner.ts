@@ -371,7 +371,7 @@ export class Runner {
     const denseBusyMs = this.denseBusy.totalMs(performance.now());
     const denseMs = (denseBusyMs - this.#measured.denseBusyMs) / (this.#denseCalls - this.#measured.denseCalls);
     this.#measured = { steps: this.totals.steps, denseBusyMs, denseCalls: this.#denseCalls };
-    const sequences = batcher.running + batcher.placeable(MOST_COUNTED_SEQUENCES);
+    const sequences = () => batcher.running + batcher.placeable(MOST_COUNTED_SEQUENCES);
     if (!inFlight.adapt(sequences, budget.rows, { denseMs, attentionMs })) return;
     logger.debug(`${inFlight.current} micro-batches in flight`);
     this.schedule();

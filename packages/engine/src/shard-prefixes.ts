@@ -6,7 +6,7 @@ import type { KvPart } from './kv-shard.ts';
 import { commonTokens, extendChain, LEAST_SHARED_TOKENS, PrefixIndex } from './prefix-index.ts';
 import type { Sequence } from './sequence.ts';
 
-/** Holders that are compared with one sequence, at most: those that share as many whole blocks differ by less than a block. */
+/** Holders that are compared with one sequence, at most: the newest, as those that share as many whole blocks differ by less than a block. */
 const MOST_COMPARED = 16;
 
 export class PrefixHolder {
@@ -72,8 +72,8 @@ export class ShardPrefixes {
     const holder = this.#holders.get(part) ?? new PrefixHolder(part);
     holder.parkedBy = null;
     this.#holders.set(part, holder);
-    this.advance(part, sequence);
-    if (sequence.pendingTokens <= 1) return;
+    // A fork's tokens stand for others when a step went through on it; till then they are coming.
+    if (sequence.pendingTokens <= 1 && holder.standing > 0) return;
     const chain = sequence.chain(this.#blockTokens);
     this.#coming.add(holder, chain, chain.length);
   }

@@ -72,7 +72,7 @@ export class Admission {
       if (sequence === undefined || tier.connected.length === 0) return null;
       const plan = places.plan(sequence);
       if (plan === 'full') {
-        if (this.#evictPaused(sequence)) continue;
+        if (this.#evictPaused(sequence) || this.#dropUseless()) continue;
         return null;
       }
       if (plan === 'coming') {
@@ -92,6 +92,13 @@ export class Admission {
       sequence.job.changed();
       return sequence;
     }
+  }
+
+  /** Where nobody runs nobody gives anything back: what is kept can only be in the way. @returns whether there was anything */
+  #dropUseless(): boolean {
+    const { connected } = this.#options.tier;
+    if (connected.some(({ residents }) => residents > 0)) return false;
+    return connected.map((node) => node.dropCached()).some((dropped) => dropped);
   }
 
   /**

@@ -10,6 +10,7 @@ import type { KvPart, KvShard, Placement } from '../kv-shard.ts';
 import type { Lane, LaneStep } from '../lane.ts';
 import type { NodeConnection, NodeFullError } from '../node-connection.ts';
 import type { Sequence } from '../sequence.ts';
+import type { Segment } from '../step-layout.ts';
 import { Admission } from './admission.ts';
 import type { InFlight } from './in-flight.ts';
 import { KvPlaces } from './kv-places.ts';
@@ -147,7 +148,7 @@ export class Batcher {
   }
 
   /**
-   * A node had no room for a step, which is settled. It is tried again without what is only kept there, with fewer steps at once,
+   * A node had no room for a step, which is settled. It is tried again without the forks that it may have had none for, without what is only kept there, with fewer steps at once,
    * with fewer rows, then with fewer sequences; each refusal leaves less until a step goes through. A sequence that it has no room for even alone goes
    * to another node; it fails only where none could take it.
    */
@@ -161,7 +162,9 @@ export class Batcher {
     const others = this.#stepsAt(node);
     const [{ part } = { part: null }] = segment.entries;
     const isOneToken = segment.entries.every((entry) => entry.count === 1 && entry.part.owner === part?.owner);
-    if (node.dropCached()) {
+    if (this.#dropDoubted(segment)) {
+      // A fork is refused at each step, and its sequence begins anew.
+    } else if (node.dropCached()) {
       // Perhaps that was all that it took.
     } else if (others > 0) {
       node.restrict({ steps: others });
@@ -177,6 +180,16 @@ export class Batcher {
       }
     }
     this.#options.onWork();
+  }
+
+  /** Those whose forks no step went through on yet wait for another place. @returns whether there were any */
+  #dropDoubted({ node, entries }: Segment): boolean {
+    const doubted = entries.flatMap(({ part }) => {
+      const { owner } = part;
+      return owner?.placement?.parts.includes(part) && node.doubt(part, owner) ? [owner] : [];
+    });
+    for (const sequence of doubted) this.#putBack(sequence);
+    return doubted.length > 0;
   }
 
   #stepsAt(node: NodeConnection): number {

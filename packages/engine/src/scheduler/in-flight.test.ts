@@ -6,7 +6,7 @@ function settled(sequences: number, rows: number): number {
   const inFlight = new InFlight('auto');
   for (let round = 0; round < 64; round++) {
     for (let sample = 0; sample < 24; sample++) inFlight.addAttention(20);
-    inFlight.adapt(sequences, rows, { denseMs: 1, attentionMs: 0.1 });
+    inFlight.adapt(() => sequences, rows, { denseMs: 1, attentionMs: 0.1 });
   }
   return inFlight.current;
 }
@@ -24,6 +24,7 @@ test('large micro-batches hold eight sequences before another one begins', () =>
 test('what was told is kept', () => {
   const inFlight = new InFlight(3);
   for (let sample = 0; sample < 100; sample++) inFlight.addAttention(20);
-  expect(inFlight.adapt(1000, 4, { denseMs: 1, attentionMs: 0.1 })).toBe(false);
+  const nobodyAsks = () => expect.unreachable();
+  expect(inFlight.adapt(nobodyAsks, 4, { denseMs: 1, attentionMs: 0.1 })).toBe(false);
   expect(inFlight.current).toBe(3);
 });

@@ -43,15 +43,19 @@ export class InFlight {
 
   /**
    * Looks at what was measured since the last change; true when the number changed.
-   * @param sequences running, and those that wait for nothing but room in a micro-batch: what waits for KV fills no other one
+   * @param sequences asked only when it matters: those running, and those that wait for nothing but room in a micro-batch: what waits for KV fills no other one
    * @param rows of a micro-batch at most
    * @param busy what one stage of one micro-batch occupies of the dense device, and of the busiest attention node
    */
-  adapt(sequences: number, rows: number, busy: { readonly denseMs: number; readonly attentionMs: number }): boolean {
+  adapt(
+    sequences: () => number,
+    rows: number,
+    busy: { readonly denseMs: number; readonly attentionMs: number },
+  ): boolean {
     if (this.#told !== null) return false;
     if (this.#attention.samples - this.#samplesAtChange < SETTLE_SAMPLES) return false;
     this.#samplesAtChange = this.#attention.samples;
-    const most = Math.max(1, Math.min(this.#most, Math.floor(sequences / Math.min(FEWEST_SEQUENCES, rows))));
+    const most = Math.max(1, Math.min(this.#most, Math.floor(sequences() / Math.min(FEWEST_SEQUENCES, rows))));
     const target = inFlightTarget(
       {
         denseMs: busy.denseMs,

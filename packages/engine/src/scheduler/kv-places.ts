@@ -222,7 +222,7 @@ export class KvPlaces {
     return part;
   }
 
-  /** Null when the node turned out to be lost, or full; one that has no slot even when empty isn't asked again. */
+  /** Null when the node turned out to be lost, or full: it gets nothing new until a step there went through. One that has no slot even when empty isn't asked again. */
   #asking(
     sequence: Sequence,
     shard: KvShard<Sequence>,
@@ -234,13 +234,18 @@ export class KvPlaces {
       return ask(node);
     } catch (thrown) {
       if (thrown instanceof NodeFullError) {
-        if (node.residents === 0 && node.cachedSlots === 0) this.refuse(node, sequence, 1, thrown);
+        if (node.slotsLeft > 0 && residesWithOthers(node, sequence)) node.strained = true;
+        else if (node.slotsLeft > 0 && !node.dropCached()) this.refuse(node, sequence, 1, thrown);
       } else if (!(thrown instanceof NodeLostError)) {
         throw thrown;
       }
       return null;
     }
   }
+}
+
+function residesWithOthers({ shards }: NodeConnection, sequence: Sequence): boolean {
+  return shards.some(({ residents }) => [...residents].some(({ owner }) => owner !== sequence));
 }
 
 interface Fit extends ShardFit {
