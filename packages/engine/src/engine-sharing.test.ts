@@ -309,3 +309,30 @@ describe('a fork that a node has no room for, and which fails at the steps that 
     });
   }
 });
+
+it('a node that refuses a slot for lack of memory now and then takes it later: no request ends, and none waits for ever', async () => {
+  let opens = 0;
+  const alter = (backend: AttentionBackend): Partial<AttentionBackend> => {
+    const open = backend.open.bind(backend);
+    return {
+      limits: { maxSlots: 100, maxSteps: 100, maxStepRows: 1000 },
+      open: (slot, shard) => {
+        if (opens++ % 3 === 1) throw new CapacityError('WASM_MEMORY', 'memory can’t grow');
+        open(slot, shard);
+      },
+    };
+  };
+  const { engine } = await rig([{ alter, blockTokens: 4, shards: [60, 60] }], { inFlight: 2 });
+  const given = Array.from({ length: 20 }, (_, i) => requestOf(`r${i}`, some(20 + i, i), 6));
+  await expectUndisturbed(engine, given);
+  await expectUndisturbed(engine, [requestOf('again', some(30, 50), 6), requestOf('more', some(30, 51), 6)]);
+});
+
+it('what is kept is dropped rather than leave a prompt waiting for room that nobody will give back', async () => {
+  for (const prefillChunk of [3, 16]) {
+    const windows = { config: { windows: [0, 20, 20] } };
+    const { engine } = await rig([{ blockTokens: 4, shards: [30] }], { prefillChunk }, windows);
+    expect((await outcomes(engine, [requestOf('first', some(36, 1), 4)])).get('first')?.ids).toHaveLength(4);
+    expect((await outcomes(engine, [requestOf('longer', some(60, 1), 4)])).get('longer')?.ids).toHaveLength(4);
+  }
+});
