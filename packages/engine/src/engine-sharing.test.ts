@@ -329,10 +329,10 @@ it('a node that refuses a slot for lack of memory now and then takes it later: n
 });
 
 it('what is kept is dropped rather than leave a prompt waiting for room that nobody will give back', async () => {
-  for (const prefillChunk of [3, 16]) {
-    const windows = { config: { windows: [0, 20, 20] } };
-    const { engine } = await rig([{ blockTokens: 4, shards: [30] }], { prefillChunk }, windows);
-    expect((await outcomes(engine, [requestOf('first', some(36, 1), 4)])).get('first')?.ids).toHaveLength(4);
-    expect((await outcomes(engine, [requestOf('longer', some(60, 1), 4)])).get('longer')?.ids).toHaveLength(4);
+  // 64 tokens in chunks of 3 need 16 blocks of the whole layer and 7 of each with a window: all that there are.
+  const windows = { config: { windows: [0, 20, 20] } };
+  const { engine } = await rig([{ blockTokens: 4, shards: [30] }], { prefillChunk: 3 }, windows);
+  for (const { id, promptIds } of [requestOf('first', some(36, 1), 4), requestOf('longer', some(60, 1), 4)]) {
+    expect((await outcomes(engine, [requestOf(id, promptIds, 4)])).get(id)?.ids).toHaveLength(4);
   }
 });
