@@ -21,7 +21,6 @@ enum { KV_F32 = 0, KV_F16 = 1, KV_BF16 = 2, KV_INT8_PAIRS = 3, KV_INT8_DOT = 4 }
 /* Query rows that share one tile of accumulators at most: 6 x 2 vectors, 2 loaded and 1 splat fill V8's 15 registers. */
 #define MAX_GROUP 6
 #define MAX_DIM 512
-#define MAX_BLOCK_TOKENS 512
 
 enum { ROW_F32 = 0, ROW_F16 = 1, ROW_INT8 = 2 };
 

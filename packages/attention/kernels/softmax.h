@@ -12,16 +12,13 @@
 typedef struct {
   float *scores; /* [rows][stride]; become the weights */
   uint32_t stride;
-  uint32_t tokens; /* a multiple of TOKEN_UNIT */
+  uint32_t tokens; /* a multiple of 16 */
   char *packed;    /* the weights as value.h wants them; up to 16 bytes beyond the end are overwritten */
   const float *value_scales; /* int8: V scale of each token, 0 where there is none */
   float *maximum, *sum;      /* [rows], running */
   float *alpha;              /* [rows], out */
   float *weight_scale;       /* [rows], out, int8 */
 } SoftmaxRun;
-
-/* Tokens that one step of packing takes. */
-#define TOKEN_UNIT(dtype) (IS_INT8(dtype) ? 16 : 8)
 
 /*
  * Four 32-bit items of each row become [4 items][rows]. Where a store writes more lanes than there are rows the next one

@@ -33,13 +33,6 @@ typedef struct {
   float padded_key[MAX_DIM], padded_value[MAX_DIM];
 } Scratch;
 
-/* A head vector whose length isn't a multiple of 8, with zeros behind it. */
-static const float *pad(const Config *c, const float *x, float *buffer) {
-  if (c->dim == c->head_dim) return x;
-  for (uint32_t d = 0; d < c->dim; d++) buffer[d] = d < c->head_dim ? x[d] : 0;
-  return buffer;
-}
-
 /* Rows are split evenly into groups that share a tile of accumulators. */
 static uint32_t group_count(const Config *c, uint32_t rows) {
   const uint32_t most = c->dtype == KV_F16 || c->dtype == KV_INT8_PAIRS ? 4 : MAX_GROUP;
@@ -56,7 +49,6 @@ static uint32_t weight_bytes(const Config *c) { return c->dtype == KV_INT8_DOT ?
 
 /* Query row r of a group of `rows`, scaled: as floats, or as integers with a scale of its own. */
 static void pack_query(const Config *c, Scratch *s, const float *q, char *group, uint32_t rows, uint32_t r, QueryScale *scale) {
-  q = pad(c, q, s->padded_key);
   if (!IS_INT8(c->dtype)) {
     const float factor = c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1);
     float *to = (float *)group + r;

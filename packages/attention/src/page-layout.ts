@@ -7,7 +7,7 @@ import { type AttentionGeometry, InputError, type KvDtype, UnsupportedError } fr
 import { layerGroups } from './kv-blocks.ts';
 
 export const MAX_HEAD_DIM = 512; // MAX_DIM in kernels/layout.h
-export const MAX_BLOCK_TOKENS = 512; // MAX_BLOCK_TOKENS in kernels/layout.h
+export const MAX_BLOCK_TOKENS = 512;
 const LEAST_BLOCK_TOKENS = 16;
 const FRAME_ALIGNMENT = 64;
 /** Half a block of each sequence is empty on average: of a context of 1,024 tokens 1.5 %. */
