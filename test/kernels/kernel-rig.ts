@@ -81,7 +81,7 @@ export class KernelRig {
     const { heap, pool } = this.#shard;
     const groups = layerGroups(this.#options.geometry).length;
     const tables = heap.allocate(4 * groups * tableBlocks);
-    const blocks = Array.from({ length: groups * tableBlocks }, () => heap.block(pool.take(new Set())));
+    const blocks = Array.from({ length: groups * tableBlocks }, () => heap.block(pool.takeLone(new Set())));
     heap.u32.set(this.#shuffled(blocks), tables / 4);
     return tables;
   }

@@ -1,33 +1,57 @@
-/** Blocks: the lowest first, shared ones given back by their last holder, and those still touched with what to wait for. */
+/** Blocks: frames are kept whole, lone blocks come from the fullest; shared ones go with their last holder; what to wait for. */
 import { describe, expect, it } from 'vitest';
 import { BlockPool } from './block-pool.ts';
 
-const take = (pool: BlockPool) => pool.take(new Set());
+const take = (pool: BlockPool) => pool.takeLone(new Set());
 
 describe('a pool of blocks', () => {
-  it('gives the lowest free one', () => {
+  it('gives what was never used from the lowest on, and before that what was given back', () => {
     const pool = new BlockPool(70);
-    expect(Array.from({ length: 70 }, () => take(pool))).toEqual(Array.from({ length: 70 }, (_, i) => i));
-    expect(pool).toMatchObject({ used: 70, free: 0 });
-    expect(() => take(pool)).toThrow(RangeError);
-    for (const block of [69, 31, 32, 5]) pool.giveBack(block);
-    expect([take(pool), take(pool), take(pool), take(pool)]).toEqual([5, 31, 32, 69]);
+    expect(Array.from({ length: 60 }, () => take(pool))).toEqual(Array.from({ length: 60 }, (_, i) => i));
+    for (const block of [5, 31, 32]) pool.giveBack(block);
+    expect([take(pool), take(pool), take(pool), take(pool)]).toEqual([32, 31, 5, 60]);
+    expect(pool).toMatchObject({ used: 61, free: 9 });
   });
 
-  it('gives neighbours in a slot neighbours in a frame while there are any', () => {
+  it('gives whole frames, and neighbours in them', () => {
     const pool = new BlockPool(16, 4);
-    const next = (index: number, after?: number) => pool.take(new Set(), { index, after });
-    const a = [next(0)];
-    const b = [next(0)];
-    for (let i = 1; i < 6; i++) a.push(next(i, a.at(-1)));
-    expect(a).toEqual([0, 1, 2, 3, 8, 9]);
-    expect(b).toEqual([4]);
-    const fork = next(2, 1); // 2 is taken: the same place of another frame
-    expect(fork).toBe(14);
-    for (let i = 1; i < 6; i++) b.push(next(i, b.at(-1)));
-    expect(b).toEqual([4, 5, 6, 7, 10, 11]); // no frame is free: whatever is
-    expect([next(3, fork), next(0), next(0)]).toEqual([15, 12, 13]);
-    expect(pool.free).toBe(0);
+    expect([pool.takeFrame(), pool.beginFrame(0), pool.takeNext(4)]).toEqual([0, 4, 5]);
+    expect(pool).toMatchObject({ used: 6, free: 10, wholeFrames: 2 });
+    expect(take(pool)).toBe(7); // of the frame that is begun, from its other end
+    expect(pool.takeNext(5)).toBe(6);
+    expect(pool.takeNext(6)).toBeUndefined(); // taken
+    expect(pool.takeNext(7)).toBeUndefined(); // its frame's last
+    expect(pool.beginFrame(2)).toBe(10);
+    expect(pool.takeFrame()).toBe(12);
+    expect(pool.takeFrame()).toBeUndefined();
+    expect(pool.beginFrame(0)).toBeUndefined();
+    for (let block = 0; block < 4; block++) pool.giveBack(block);
+    expect(pool.takeFrame()).toBe(0);
+  });
+
+  it('takes lone blocks from the fullest frame, and leaves whole ones to whole runs', () => {
+    const pool = new BlockPool(64, 4);
+    const [a, b] = [pool.takeFrame() as number, pool.takeFrame() as number];
+    for (const block of [a, a + 2, b + 1]) pool.giveBack(block);
+    expect([take(pool), take(pool), take(pool)]).toEqual([b + 1, a + 2, a]);
+    expect(pool.wholeFrames).toBe(14);
+    for (let left = 14; left > 2; left--) expect(pool.beginFrame(0)).toBeDefined();
+    expect(pool.beginFrame(0)).toBeUndefined(); // the last eighth
+    expect([pool.takeFrame(), pool.takeFrame(), pool.takeFrame()]).toEqual([
+      expect.any(Number),
+      expect.any(Number),
+      undefined,
+    ]);
+    expect(pool.free).toBe(3 * 12);
+  });
+
+  it('has frames of up to 32 blocks', () => {
+    const pool = new BlockPool(64, 32);
+    expect([pool.takeFrame(), take(pool), take(pool)]).toEqual([0, 63, 62]);
+    for (let block = 0; block < 32; block++) pool.giveBack(block);
+    pool.giveBack(63);
+    pool.giveBack(62);
+    expect([pool.wholeFrames, pool.takeFrame(), pool.takeFrame(), pool.free]).toEqual([2, 32, 0, 0]);
   });
 
   it('has no block beyond its last', () => {
@@ -61,21 +85,21 @@ describe('a pool of blocks', () => {
     pool.giveBack(b, promise);
     expect(pool.free).toBe(3);
     const waits = new Set<Promise<void>>();
-    expect(pool.take(waits)).toBe(2);
+    expect(pool.takeLone(waits)).toBe(2);
     expect(waits.size).toBe(0);
-    expect(pool.take(waits)).toBe(a);
+    expect(pool.takeLone(waits)).toBe(a);
     expect(waits).toEqual(new Set([promise]));
     pool.giveBack(a);
     resolve();
     await promise;
     await Promise.resolve();
     waits.clear();
-    expect([pool.take(waits), pool.take(waits)]).toEqual([a, b]);
+    expect([pool.takeLone(waits), pool.takeLone(waits)].sort()).toEqual([a, b]);
     expect(waits.size).toBe(0);
   });
 
-  it('is whole after any order of taking, sharing and giving back', () => {
-    const pool = new BlockPool(97);
+  it.each([1, 8])('is whole after any order of taking, sharing and giving back: frames of %i', (frameBlocks) => {
+    const pool = new BlockPool(12 * 8, frameBlocks);
     const held: number[] = [];
     let seed = 3;
     const random = (below: number) => {
@@ -84,19 +108,31 @@ describe('a pool of blocks', () => {
     };
     for (let i = 0; i < 20_000; i++) {
       const [first] = held.slice(random(held.length));
-      if (random(2) === 0 && pool.free > 0) {
-        const block = take(pool);
+      const kind = random(8);
+      if (kind < 4 && pool.free > 0) {
+        const near = kind === 0 || first === undefined ? pool.beginFrame(random(frameBlocks)) : pool.takeNext(first);
+        const block = near ?? take(pool);
         expect(held).not.toContain(block);
         held.push(block);
+      } else if (kind === 4) {
+        const frame = pool.takeFrame();
+        for (let i = 0; frame !== undefined && i < frameBlocks; i++) {
+          expect(held).not.toContain(frame + i);
+          held.push(frame + i);
+        }
       } else if (first !== undefined && random(3) === 0) {
         pool.share(first);
         held.push(first);
       } else if (held.length > 0) {
         for (const block of held.splice(random(held.length), 1)) pool.giveBack(block);
       }
-      expect(pool.used).toBe(new Set(held).size);
+      const blocks = new Set(held);
+      const frames = new Set(held.map((block) => Math.floor(block / frameBlocks)));
+      expect([pool.used, pool.wholeFrames]).toEqual([blocks.size, 96 / frameBlocks - frames.size]);
     }
     for (const block of held.splice(0)) pool.giveBack(block);
-    expect(Array.from({ length: 97 }, () => take(pool))).toEqual(Array.from({ length: 97 }, (_, i) => i));
+    expect(pool.wholeFrames).toBe(96 / frameBlocks);
+    expect(new Set(Array.from({ length: 96 }, () => take(pool))).size).toBe(96);
+    expect(() => take(pool)).toThrow(RangeError);
   });
 });

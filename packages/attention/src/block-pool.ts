@@ -1,35 +1,43 @@
 /**
- * Which blocks of a memory are held, and by how many: ids 0 to `blocks` - 1, the lowest free one first, so that memory is touched
- * no further up than it must be. It knows nothing of addresses or slots. A block that is given back while a kernel may still
- * touch it is free at once, but is taken last, and who takes it is told what to wait for: so accounts never depend on timing.
- * Neighbours in a slot get neighbours in a frame (page-layout.ts) as long as there are any: that is faster to read, nothing else.
+ * Which blocks of a memory are held, and by how many. Blocks lie in frames (page-layout.ts), and a run of blocks that has a frame
+ * for itself is read faster than lone ones: so frames that are free as a whole stay so as long as others have free blocks, and lone
+ * blocks are taken from the fullest of those. It knows nothing of addresses or slots. A block that is given back while a kernel
+ * may still touch it is free at once, but is taken last, and who takes it is told what to wait for: so accounts never depend on
+ * timing.
  */
-/** Where a block is to stand in a slot. */
-export interface BlockPlace {
-  /** Among the slot's blocks. */
-  readonly index: number;
-  /** The one before it. */
-  readonly after: number | undefined;
-}
+
+/** Of frames, as many as are left for whole runs before a run that is only begun gets a frame of its own. */
+const KEPT_WHOLE = 1 / 8;
+const NONE = -1;
 
 export class BlockPool {
   readonly blocks: number;
-  readonly #frameBlocks: number;
+  readonly frameBlocks: number;
+  readonly #frames: number;
   readonly #holders: Uint32Array; // [blocks]
-  readonly #free: Uint32Array; // a bit a block
-  /** No word of #free below it has a bit set. */
-  #firstWord = 0;
+  /** A bit for each of a frame's blocks that is free and not touched. */
+  readonly #free: Uint32Array; // [frames]
+  /** Frames by how many such bits they have: lists, of which the latest goes first, so that memory is reused before more is touched. */
+  readonly #first: Int32Array; // [frameBlocks + 1]
+  readonly #next: Int32Array; // [frames]
+  readonly #previous: Int32Array; // [frames]
+  #usedFrames = 0; // the others were never touched, and are in no list
+  #wholeFrames: number;
   #used = 0;
-  /** Free blocks that are still touched, until when: not in #free. */
+  /** Free blocks that are still touched, until when. */
   readonly #touched = new Map<number, Promise<void>>();
 
-  /** @param frameBlocks a power of two up to 32 */
+  /** @param blocks a multiple of frameBlocks @param frameBlocks up to 32 */
   constructor(blocks: number, frameBlocks = 1) {
     this.blocks = blocks;
-    this.#frameBlocks = frameBlocks;
+    this.frameBlocks = frameBlocks;
+    this.#frames = blocks / frameBlocks;
     this.#holders = new Uint32Array(blocks);
-    this.#free = new Uint32Array(Math.ceil(blocks / 32)).fill(0xffff_ffff);
-    if (blocks % 32 !== 0) this.#free[this.#free.length - 1] = 2 ** (blocks % 32) - 1;
+    this.#free = new Uint32Array(this.#frames).fill(2 ** frameBlocks - 1);
+    this.#first = new Int32Array(frameBlocks + 1).fill(NONE);
+    this.#next = new Int32Array(this.#frames);
+    this.#previous = new Int32Array(this.#frames);
+    this.#wholeFrames = this.#frames;
   }
 
   /** Blocks that somebody holds; one that several hold counts once. */
@@ -41,21 +49,60 @@ export class BlockPool {
     return this.blocks - this.#used;
   }
 
+  /** Frames of which no block is held or touched. */
+  get wholeFrames(): number {
+    return this.#wholeFrames;
+  }
+
   holders(block: number): number {
     return this.#holders[block] ?? 0;
   }
 
+  /** All blocks of a frame, for one holder. @returns the first of them; undefined where no frame is whole */
+  takeFrame(): number | undefined {
+    const frame = this.#wholeFrame();
+    if (frame === undefined) return undefined;
+    const first = frame * this.frameBlocks;
+    this.#setFree(frame, 0);
+    this.#holders.fill(1, first, first + this.frameBlocks);
+    this.#used += this.frameBlocks;
+    return first;
+  }
+
   /**
-   * For one holder; only while `free` is above 0.
-   * @param waits gets what must settle before the block may be written
-   * @param place where it would best be; it gets another one where that is taken
+   * For one holder, which is to get the blocks behind it one by one; they are not kept for it.
+   * @returns block `index` of a frame that is whole; undefined where there are few
    */
-  take(waits: Set<Promise<void>>, place?: BlockPlace): number {
-    const block = (place && this.#fitting(place)) ?? this.#lowest() ?? this.#cooling(waits);
-    if (block === undefined) throw new RangeError('no block is free: ask for `free` first');
-    this.#holders[block] = 1;
-    this.#used++;
-    return block;
+  beginFrame(index: number): number | undefined {
+    if (this.#wholeFrames <= this.#frames * KEPT_WHOLE) return undefined;
+    const frame = this.#wholeFrame();
+    return frame === undefined ? undefined : this.#claim(frame, index);
+  }
+
+  /** The block behind `block` in its frame, for one holder; undefined where it isn't free. */
+  takeNext(block: number): number | undefined {
+    const index = (block % this.frameBlocks) + 1;
+    const frame = Math.floor(block / this.frameBlocks);
+    const isFree = index < this.frameBlocks && (((this.#free[frame] ?? 0) >>> index) & 1) === 1;
+    return isFree ? this.#claim(frame, index) : undefined;
+  }
+
+  /** For one holder; only while `free` is above 0. @param waits gets what must settle before the block may be written */
+  takeLone(waits: Set<Promise<void>>): number {
+    for (let free = 1; free < this.frameBlocks; free++) {
+      const frame = this.#first[free] ?? NONE;
+      // From the upper end: whoever began the frame grows from the lower one.
+      if (frame !== NONE) return this.#claim(frame, 31 - Math.clz32(this.#free[frame] ?? 0));
+    }
+    const frame = this.#wholeFrame();
+    if (frame !== undefined) return this.#claim(frame, this.frameBlocks - 1);
+    for (const [block, until] of this.#touched) {
+      this.#touched.delete(block);
+      waits.add(until);
+      this.#hold(block);
+      return block;
+    }
+    throw new RangeError('no block is free: ask for `free` first');
   }
 
   /** For one holder more. */
@@ -70,72 +117,73 @@ export class BlockPool {
     if (holders > 0) return;
     this.#used--;
     if (until === null) {
-      this.#setFree(block);
+      this.#release(block);
       return;
     }
     this.#touched.set(block, until);
     until.then(() => {
       if (this.#touched.get(block) !== until) return;
       this.#touched.delete(block);
-      this.#setFree(block);
+      this.#release(block);
     });
   }
 
-  #setFree(block: number): void {
-    const word = block >>> 5;
-    this.#free[word] = (this.#free[word] ?? 0) | (1 << (block & 31));
-    this.#firstWord = Math.min(this.#firstWord, word);
+  #hold(block: number): void {
+    this.#holders[block] = 1;
+    this.#used++;
   }
 
-  /** Of the same frame as the one before it; where a frame would begin, or that is taken, of a frame that is free as a whole. */
-  #fitting({ index, after }: BlockPlace): number | undefined {
-    const each = this.#frameBlocks;
-    const place = index % each;
-    if (place > 0 && after !== undefined && after % each === place - 1 && this.#claim(after + 1)) return after + 1;
-    const frame = this.#freeFrame();
-    if (frame === undefined) return undefined;
-    this.#claim(frame + place);
-    return frame + place;
+  #claim(frame: number, index: number): number {
+    const block = frame * this.frameBlocks + index;
+    this.#setFree(frame, (this.#free[frame] ?? 0) & ~(1 << index));
+    this.#hold(block);
+    return block;
   }
 
-  #claim(block: number): boolean {
-    const word = block >>> 5;
-    const bits = this.#free[word] ?? 0;
-    const bit = 1 << (block & 31);
-    this.#free[word] = bits & ~bit;
-    return (bits & bit) !== 0;
+  #release(block: number): void {
+    const index = block % this.frameBlocks;
+    const frame = (block - index) / this.frameBlocks;
+    this.#setFree(frame, (this.#free[frame] ?? 0) | (1 << index));
   }
 
-  /** The lowest free frame's first block. Where none is left, this looks at a word for each 32 blocks. */
-  #freeFrame(): number | undefined {
-    const each = this.#frameBlocks;
-    const all = 2 ** each - 1;
-    for (let word = this.#firstWord; word < this.#free.length; word++) {
-      const bits = this.#free[word] ?? 0;
-      if (bits === 0) continue;
-      for (let at = 0; at < 32; at += each) if (((bits >>> at) & all) === all) return 32 * word + at;
-    }
-    return undefined;
+  #wholeFrame(): number | undefined {
+    const again = this.#first[this.frameBlocks] ?? NONE;
+    if (again !== NONE) return again;
+    return this.#usedFrames < this.#frames ? this.#usedFrames : undefined;
   }
 
-  #lowest(): number | undefined {
-    for (; this.#firstWord < this.#free.length; this.#firstWord++) {
-      const word = this.#free[this.#firstWord] ?? 0;
-      if (word === 0) continue;
-      this.#free[this.#firstWord] = word & (word - 1);
-      return 32 * this.#firstWord + 31 - Math.clz32(word & -word);
-    }
-    return undefined;
+  /** Moves the frame to the list where it belongs then. */
+  #setFree(frame: number, bits: number): void {
+    const before = countBits(this.#free[frame] ?? 0);
+    const now = countBits(bits);
+    this.#free[frame] = bits;
+    if (frame === this.#usedFrames) this.#usedFrames++;
+    else this.#unlink(frame, before);
+    this.#link(frame, now);
+    this.#wholeFrames += Number(now === this.frameBlocks) - Number(before === this.frameBlocks);
   }
 
-  #cooling(waits: Set<Promise<void>>): number | undefined {
-    for (const [block, until] of this.#touched) {
-      this.#touched.delete(block);
-      waits.add(until);
-      return block;
-    }
-    return undefined;
+  #unlink(frame: number, list: number): void {
+    const next = this.#next[frame] ?? NONE;
+    const previous = this.#previous[frame] ?? NONE;
+    if (next !== NONE) this.#previous[next] = previous;
+    if (previous === NONE) this.#first[list] = next;
+    else this.#next[previous] = next;
   }
+
+  #link(frame: number, list: number): void {
+    const next = this.#first[list] ?? NONE;
+    this.#next[frame] = next;
+    this.#previous[frame] = NONE;
+    if (next !== NONE) this.#previous[next] = frame;
+    this.#first[list] = frame;
+  }
+}
+
+function countBits(bits: number): number {
+  let count = 0;
+  for (let rest = bits; rest !== 0; rest &= rest - 1) count++;
+  return count;
 }
 
 /** One promise for all; null where there is none. */

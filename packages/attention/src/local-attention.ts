@@ -38,6 +38,8 @@ import { attendStep, markEntryDead, stagingRowBytes, stepSlackBytes, wantLogSumE
 
 /** Announced and not retired, or still running. */
 const MAX_STEPS = 256;
+/** Moved at most when a step is announced, so that others in flight hardly wait for it: some 10 ms. At least a run is. */
+const GATHER_BYTES = 64 << 20;
 
 export interface LocalAttentionParts {
   readonly name: string;
@@ -336,6 +338,7 @@ export class LocalAttention implements StagedAttention {
       for (const [i, { blocks }] of states.entries()) blocks.shrink(before[i] as number, allOf(waits));
       throw error;
     }
+    this.#gather(states, allOf(waits));
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);
     const rowBytes = kvRowBytes(this.geometry, this.kvDtype, this.#plan.layout.paddedDim);
     const readBytes = this.#shape.groups.map(({ window }) => rowBytes * tokensRead(parts, window));
@@ -352,6 +355,17 @@ export class LocalAttention implements StagedAttention {
       }
     }
     return step;
+  }
+
+  /** What memory was too full to keep together is moved together where it can be. */
+  #gather(states: readonly SlotState[], until: Promise<void> | null): void {
+    const { layout } = this.#plan;
+    let most = Math.max(layout.frameBlocks, Math.floor(GATHER_BYTES / layout.blockBytes));
+    for (const state of states) {
+      if (busyWith(state).length > 0) continue;
+      const { heap } = state.shard;
+      most -= state.blocks.gather(most, until, (source, target) => copyBlock(heap.u8, layout, source, target));
+    }
   }
 
   #announced(stepId: number): AnnouncedStep {

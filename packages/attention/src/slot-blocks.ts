@@ -1,8 +1,9 @@
 /**
  * The blocks of one slot, by layer group, and its block tables, which the kernels read. What it holds is always what heldBlocks
  * says. It changes nothing that it was not told to: whether there is room, and whether anything still reads what is given back,
- * its owner knows.
+ * its owner knows. A run is the blocks of a slot that could fill a frame: those from a multiple of frameBlocks on.
  */
+import { CapacityError } from '@glinthawk/core';
 import { allOf } from './block-pool.ts';
 import { heldBlocks, type LayerGroup } from './kv-blocks.ts';
 import { slotTableBytes } from './kv-token-bytes.ts';
@@ -21,6 +22,8 @@ interface GroupBlocks {
   /** Index of the first block held: what is before it left every window. */
   from: number;
   readonly blocks: number[];
+  /** Index of the first block of each whole run that isn't a frame. */
+  readonly apart: number[];
 }
 
 /** A block that is to get what another holds. */
@@ -42,7 +45,7 @@ export class SlotBlocks {
     this.#shard = shard;
     this.#shape = shape;
     this.tables = shard.heap.allocate(slotTableBytes(shape.groups.length, shape.tableBlocks));
-    this.#groups = shape.groups.map(({ window }) => ({ window, from: 0, blocks: [] }));
+    this.#groups = shape.groups.map(({ window }) => ({ window, from: 0, blocks: [], apart: [] }));
   }
 
   /** Stored or about to be. */
@@ -83,6 +86,7 @@ export class SlotBlocks {
       if (from <= group.from) continue;
       for (const block of group.blocks.splice(0, from - group.from)) this.#shard.pool.giveBack(block, until);
       group.from = from;
+      keepWhere(group.apart, (first) => first >= from);
     }
   }
 
@@ -95,7 +99,11 @@ export class SlotBlocks {
     const each = this.missing(tokens) / this.#groups.length;
     try {
       for (const [index, group] of this.#groups.entries()) {
-        for (let i = 0; i < each; i++) this.#append(index, group, this.#take(group, waits));
+        for (let left = each; left > 0; ) {
+          const blocks = this.#take(group, left, waits);
+          this.#append(index, group, blocks);
+          left -= blocks.length;
+        }
       }
     } catch (error) {
       this.shrink(this.#tokens, allOf(waits));
@@ -108,9 +116,41 @@ export class SlotBlocks {
   shrink(tokens: number, until: Promise<void> | null): void {
     this.#tokens = tokens;
     const to = Math.ceil(tokens / this.#shape.blockTokens);
-    for (const { from, blocks } of this.#groups) {
+    for (const { from, blocks, apart } of this.#groups) {
       for (const block of blocks.splice(Math.max(0, to - from))) this.#shard.pool.giveBack(block, until);
+      keepWhere(apart, (first) => first + this.#shard.pool.frameBlocks <= to);
     }
+  }
+
+  /**
+   * Gives whole runs that lie apart frames of their own, as long as there are any; not what others share. Only while nothing
+   * touches the slot's blocks.
+   * @param most blocks to move
+   * @param until what its latest `grow` said to wait for has settled
+   * @param copy what one block holds to another, as WasmHeap.block gives them
+   * @returns how many were moved
+   */
+  gather(most: number, until: Promise<void> | null, copy: (source: number, target: number) => void): number {
+    const { heap, pool } = this.#shard;
+    let moved = 0;
+    for (const [index, group] of this.#groups.entries()) {
+      keepWhere(group.apart, (first) => {
+        const at = first - group.from;
+        const run = group.blocks.slice(at, at + pool.frameBlocks);
+        if (moved + run.length > most || run.some((block) => pool.holders(block) > 1)) return true;
+        const frame = this.#takeFrame();
+        if (frame === undefined) return true;
+        for (const [i, block] of run.entries()) {
+          copy(heap.block(block), heap.block(frame + i));
+          this.#point(index, first + i, frame + i);
+          group.blocks[at + i] = frame + i;
+          pool.giveBack(block, until);
+        }
+        moved += run.length;
+        return false;
+      });
+    }
+    return moved;
   }
 
   /** How many blocks a fork would take: a copy of one that is not full, in every group. */
@@ -141,11 +181,11 @@ export class SlotBlocks {
           const block = parent.blocks[i - parent.from] as number;
           if (i < whole) {
             pool.share(block);
-            child.#append(index, group, block);
+            child.#append(index, group, [block]);
           } else {
-            const own = child.#take(group, waits);
+            const own = child.#take(group, 1, waits);
             child.#append(index, group, own);
-            copies.push({ source: heap.block(block), target: heap.block(own) });
+            copies.push({ source: heap.block(block), target: heap.block(own[0] as number) });
           }
         }
       }
@@ -169,15 +209,54 @@ export class SlotBlocks {
     else until.then(() => heap.release(this.tables, bytes));
   }
 
-  #take(group: GroupBlocks, waits: Set<Promise<void>>): number {
-    return this.#shard.pool.take(waits, { index: group.from + group.blocks.length, after: group.blocks.at(-1) });
+  /** Undefined also where memory can't grow: whoever needs more than another order of blocks is told. */
+  #takeFrame(): number | undefined {
+    const { heap, pool } = this.#shard;
+    const frame = pool.takeFrame();
+    if (frame === undefined) return undefined;
+    try {
+      heap.block(frame);
+      return frame;
+    } catch (error) {
+      if (!(error instanceof CapacityError)) throw error;
+      for (let i = 0; i < pool.frameBlocks; i++) pool.giveBack(frame + i);
+      return undefined;
+    }
   }
 
-  #append(index: number, group: GroupBlocks, block: number): void {
-    const { heap } = this.#shard;
+  /** The next blocks of a group, up to `most`: a frame where they are a whole run, else one. */
+  #take(group: GroupBlocks, most: number, waits: Set<Promise<void>>): readonly number[] {
+    const { pool } = this.#shard;
+    const place = (group.from + group.blocks.length) % pool.frameBlocks;
+    if (place === 0 && most >= pool.frameBlocks) {
+      const frame = pool.takeFrame();
+      if (frame !== undefined) return Array.from({ length: pool.frameBlocks }, (_, i) => frame + i);
+    }
+    const last = group.blocks.at(-1);
+    const neighbour = last !== undefined && last % pool.frameBlocks === place - 1 ? pool.takeNext(last) : undefined;
+    return [neighbour ?? pool.beginFrame(place) ?? pool.takeLone(waits)];
+  }
+
+  #append(index: number, group: GroupBlocks, blocks: readonly number[]): void {
+    const { frameBlocks } = this.#shard.pool;
     const at = group.from + group.blocks.length;
-    group.blocks.push(block); // before the address, which may fail: then it is given back with the others
+    group.blocks.push(...blocks); // before their addresses, which may fail: then they are given back with the others
+    for (const [i, block] of blocks.entries()) this.#point(index, at + i, block);
+    const end = at + blocks.length;
+    if (end % frameBlocks !== 0 || end - frameBlocks < group.from) return;
+    const run = group.blocks.slice(-frameBlocks);
+    const first = run[0] as number;
+    if (first % frameBlocks !== 0 || run.some((block, i) => block !== first + i)) group.apart.push(end - frameBlocks);
+  }
+
+  /** @throws CapacityError when memory can't grow */
+  #point(index: number, at: number, block: number): void {
+    const { heap } = this.#shard;
     const address = heap.block(block);
     heap.u32[this.tables / 4 + index * this.#shape.tableBlocks + at] = address;
   }
+}
+
+function keepWhere(runs: number[], keep: (first: number) => boolean): void {
+  for (let i = runs.length - 1; i >= 0; i--) if (!keep(runs[i] as number)) runs.splice(i, 1);
 }
