@@ -54,6 +54,12 @@ export class BlockPool {
     return this.#wholeFrames;
   }
 
+  /** Whether nobody holds or touches it. */
+  isFree(block: number): boolean {
+    const index = block % this.frameBlocks;
+    return (((this.#free[(block - index) / this.frameBlocks] ?? 0) >>> index) & 1) === 1;
+  }
+
   holders(block: number): number {
     return this.#holders[block] ?? 0;
   }
@@ -79,12 +85,18 @@ export class BlockPool {
     return frame === undefined ? undefined : this.#claim(frame, index);
   }
 
+  /** A certain block, for one holder. @returns whether it was free */
+  take(block: number): boolean {
+    if (!this.isFree(block)) return false;
+    const index = block % this.frameBlocks;
+    this.#claim((block - index) / this.frameBlocks, index);
+    return true;
+  }
+
   /** The block behind `block` in its frame, for one holder; undefined where it isn't free. */
   takeNext(block: number): number | undefined {
-    const index = (block % this.frameBlocks) + 1;
-    const frame = Math.floor(block / this.frameBlocks);
-    const isFree = index < this.frameBlocks && (((this.#free[frame] ?? 0) >>> index) & 1) === 1;
-    return isFree ? this.#claim(frame, index) : undefined;
+    const next = block + 1;
+    return next % this.frameBlocks !== 0 && this.take(next) ? next : undefined;
   }
 
   /** For one holder; only while `free` is above 0. @param waits gets what must settle before the block may be written */

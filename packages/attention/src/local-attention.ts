@@ -29,7 +29,7 @@ import { allOf } from './block-pool.ts';
 import type { KernelRunner } from './kernel-runner.ts';
 import { type LayerGroup, layerGroups } from './kv-blocks.ts';
 import { kvRowBytes } from './kv-token-bytes.ts';
-import { copyBlock } from './page-layout.ts';
+import { copyBlock, swapBlocks } from './page-layout.ts';
 import type { ShardPlan } from './plan-shards.ts';
 import type { Shard } from './shard.ts';
 import { SlotBlocks, type SlotShape } from './slot-blocks.ts';
@@ -68,6 +68,7 @@ export class LocalAttention implements StagedAttention {
   readonly #groupOfLayer: readonly number[];
   readonly #heads: number;
   readonly #slots = new Map<number, SlotState>(); // by slot index
+  readonly #stateOf = new WeakMap<SlotBlocks, SlotState>();
   readonly #generations = new Map<number, number>(); // latest of each slot index
   readonly #steps = new Map<number, AnnouncedStep>();
   #kvBytesRead = 0;
@@ -275,6 +276,7 @@ export class LocalAttention implements StagedAttention {
     const state = { slot: { index, generation }, shard, blocks, place: null, copies: new Set<Promise<void>>() };
     this.#generations.set(index, generation);
     this.#slots.set(index, state);
+    this.#stateOf.set(blocks, state);
     return state;
   }
 
@@ -364,8 +366,17 @@ export class LocalAttention implements StagedAttention {
     for (const state of states) {
       if (busyWith(state).length > 0) continue;
       const { heap } = state.shard;
-      most -= state.blocks.gather(most, until, (source, target) => copyBlock(heap.u8, layout, source, target));
+      most -= state.blocks.gather(most, until, {
+        copy: (source, target) => copyBlock(heap.u8, layout, heap.block(source), heap.block(target)),
+        swap: (one, other) => swapBlocks(heap.u8, layout, heap.block(one), heap.block(other)),
+        isIdle: (slot) => this.#isIdle(slot),
+      });
     }
+  }
+
+  #isIdle(blocks: SlotBlocks): boolean {
+    const state = this.#stateOf.get(blocks);
+    return state !== undefined && busyWith(state).length === 0;
   }
 
   #announced(stepId: number): AnnouncedStep {

@@ -125,20 +125,39 @@ export function pageLayout(
 
 /** Copies all that a block holds. Blocks are given as the kernels have them, WasmHeap.block. */
 export function copyBlock(memory: Uint8Array, layout: PageLayout, source: number, target: number): void {
+  eachPiece(layout, source, target, (from, to, bytes) => memory.copyWithin(to, from, from + bytes));
+}
+
+/** Exchanges all that two blocks hold. */
+export function swapBlocks(memory: Uint8Array, layout: PageLayout, one: number, other: number): void {
+  eachPiece(layout, one, other, (a, b, bytes) => {
+    const kept = memory.slice(a, a + bytes);
+    memory.copyWithin(a, b, b + bytes);
+    memory.set(kept, b);
+  });
+}
+
+/** Where both blocks have the same tokens of an array. */
+function eachPiece(
+  layout: PageLayout,
+  source: number,
+  target: number,
+  visit: (from: number, to: number, bytes: number) => void,
+): void {
   const { blockTokens, pageTokens, pageBytes, valueOffset, scaleOffset, frameBytes, paddedDim } = layout;
   const elementBytes = valueOffset / pageTokens / paddedDim;
   const [from, to] = [placeOfBlock(source), placeOfBlock(target)];
   const pages = Math.floor(frameBytes / pageBytes);
   for (let page = 0; page < pages; page++) {
-    /** The block's tokens of an array of the page that has `tokenBytes` of each of the page's tokens. */
-    const copy = (at: number, tokenBytes: number) => {
-      const start = from.frame + page * pageBytes + at + from.index * blockTokens * tokenBytes;
-      const end = start + blockTokens * tokenBytes;
-      memory.copyWithin(to.frame + page * pageBytes + at + to.index * blockTokens * tokenBytes, start, end);
+    /** Of an array of the page that has `tokenBytes` of each of the page's tokens. */
+    const piece = (at: number, tokenBytes: number) => {
+      const bytes = blockTokens * tokenBytes;
+      const start = page * pageBytes + at;
+      visit(from.frame + start + from.index * bytes, to.frame + start + to.index * bytes, bytes);
     };
-    copy(0, paddedDim * elementBytes);
-    for (let d = 0; d < paddedDim; d += 8) copy(valueOffset + d * pageTokens * elementBytes, 8 * elementBytes);
-    for (let at = scaleOffset; at < pageBytes; at += 4 * pageTokens) copy(at, 4);
+    piece(0, paddedDim * elementBytes);
+    for (let d = 0; d < paddedDim; d += 8) piece(valueOffset + d * pageTokens * elementBytes, 8 * elementBytes);
+    for (let at = scaleOffset; at < pageBytes; at += 4 * pageTokens) piece(at, 4);
   }
 }
 

@@ -5,6 +5,7 @@ import type { Int8Kernel } from './kernel.ts';
 import type { KernelMemory } from './kernel-runner.ts';
 import { layerGroups } from './kv-blocks.ts';
 import type { ShardPlan } from './plan-shards.ts';
+import type { SlotBlocks } from './slot-blocks.ts';
 import { writeConfig } from './step-layout.ts';
 import { createMemory, WasmHeap } from './wasm-heap.ts';
 
@@ -12,6 +13,8 @@ export interface Shard extends KernelMemory {
   readonly index: number;
   readonly heap: WasmHeap;
   readonly pool: BlockPool;
+  /** Who took a block last; it may have it no more. */
+  readonly owners: SlotBlocks[];
 }
 
 /** The memories of a plan. @throws CapacityError */
@@ -33,6 +36,6 @@ export function createShards(
     const heap = new WasmHeap(memory, plan.heap);
     const { layout, tableBlocks } = plan;
     const config = writeConfig(heap, { ...kernels, layout, groups, tableBlocks });
-    return { index, memory, config, heap, pool: new BlockPool(plan.heap.blocks, layout.frameBlocks) };
+    return { index, memory, config, heap, pool: new BlockPool(plan.heap.blocks, layout.frameBlocks), owners: [] };
   });
 }

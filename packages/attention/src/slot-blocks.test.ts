@@ -38,11 +38,28 @@ const isFrame = (slot: SlotBlocks, run: number) => {
   const blocks = blocksOf(slot, run * EACH, (run + 1) * EACH);
   return (blocks[0] as number) % 64 === 0 && blocks.every((block, i) => block === (blocks[0] as number) + i);
 };
-const gather = (slot: SlotBlocks, most = 1000) => {
-  const copies: [number, number][] = [];
-  const moved = slot.gather(most, null, (source, target) => copies.push([source, target]));
-  return { moved, copies };
+/** What blocks hold, for as long as nobody writes: who wrote them and which of their blocks it was. */
+let contents: Map<number, string>;
+const write = (name: string, slot: SlotBlocks, from: number, to: number) => {
+  for (const [i, block] of blocksOf(slot, from, to).entries()) contents.set(block, `${name}${from + i}`);
 };
+const read = (slot: SlotBlocks, from: number, to: number) =>
+  blocksOf(slot, from, to).map((block) => contents.get(block));
+const names = (name: string, from: number, to: number) =>
+  Array.from({ length: to - from }, (_, i) => `${name}${from + i}`);
+const gather = (slot: SlotBlocks, most = 1000, isIdle = (_: SlotBlocks) => true) =>
+  slot.gather(most, null, {
+    copy(source, target) {
+      contents.set(shard.heap.block(target), contents.get(shard.heap.block(source)) ?? '');
+    },
+    swap(one, other) {
+      const [a, b] = [shard.heap.block(one), shard.heap.block(other)];
+      const [inA, inB] = [contents.get(a) ?? '', contents.get(b) ?? ''];
+      contents.set(a, inB);
+      contents.set(b, inA);
+    },
+    isIdle,
+  });
 /** Slots of one block each that leave no frame whole. */
 const fill = () =>
   Array.from({ length: shard.pool.free }, () => {
@@ -52,6 +69,7 @@ const fill = () =>
   });
 
 beforeEach(() => {
+  contents = new Map();
   const plan = planShards(geometry, options);
   expect(plan.layout.frameBlocks).toBe(EACH);
   expect(plan.heap.blocks).toBe(FRAMES * EACH);
@@ -73,7 +91,7 @@ describe('blocks of a slot', () => {
     ] as const) {
       for (let run = 0; run < runs; run++) expect(isFrame(slot, run)).toBe(true);
     }
-    expect(gather(all).moved + gather(bit).moved).toBe(0);
+    expect(gather(all) + gather(bit)).toBe(0);
   });
 
   it('leave whole frames to whole runs when few are left, and share others', () => {
@@ -91,22 +109,47 @@ describe('blocks of a slot', () => {
     for (const other of others.filter((_, i) => i % 3 === 0)) other.release(null);
     const slot = newSlot();
     grow(slot, 2 * EACH * T + 3);
+    write('a', slot, 0, 2 * EACH + 1);
     expect([isFrame(slot, 0), isFrame(slot, 1)]).toEqual([false, false]);
-    expect(gather(slot).moved).toBe(0); // no frame is whole
     for (const [i, other] of others.entries()) if (i % 3 !== 0 && i < 120) other.release(null);
-    const before = blocksOf(slot, 0, 2 * EACH);
     const used = shard.pool.used;
-    expect(gather(slot, EACH - 1).moved).toBe(0);
-    const first = gather(slot, 2 * EACH - 1);
-    expect(first.moved).toBe(EACH);
-    const second = gather(slot);
-    expect(second.moved).toBe(EACH);
+    expect(gather(slot, 0)).toBe(0);
+    expect(gather(slot, EACH)).toBe(EACH);
+    expect(gather(slot)).toBe(EACH);
     expect([isFrame(slot, 0), isFrame(slot, 1)]).toEqual([true, true]);
-    const now = blocksOf(slot, 0, 2 * EACH);
-    const copies = new Map([...first.copies, ...second.copies]);
-    expect(now).toEqual(before.map((block) => copies.get(block)));
+    expect(read(slot, 0, 2 * EACH + 1)).toEqual(names('a', 0, 2 * EACH + 1));
     expect(shard.pool.used).toBe(used);
-    expect(gather(slot).moved).toBe(0);
+    expect(gather(slot)).toBe(0);
+  });
+
+  it('change places with others where no frame is free, but not with who is busy', () => {
+    const others = fill();
+    for (const [i, other] of others.entries()) {
+      if (i % 8 === 3 || i > 100) other.release(null);
+      else write(`other ${i} `, other, 0, 1);
+    }
+    const [slot, second] = [newSlot(), newSlot()];
+    for (let tokens = T; tokens <= EACH * T; tokens += T) {
+      grow(second, tokens); // by turns: neither gets neighbours
+      grow(slot, tokens);
+    }
+    grow(slot, EACH * T + 1);
+    write('a', slot, 0, EACH + 1);
+    write('b', second, 0, EACH);
+    for (const one of fill()) write('full ', one, 0, 1); // not a block is free
+    const used = shard.pool.used;
+    expect(shard.pool.free).toBe(0);
+    expect(gather(slot, 1000, () => false)).toBe(0);
+    expect(isFrame(slot, 0)).toBe(false);
+    expect(gather(slot)).toBeGreaterThan(0);
+    expect(gather(second)).toBeGreaterThan(0);
+    expect([isFrame(slot, 0), isFrame(second, 0), shard.pool.used]).toEqual([true, true, used]);
+    expect(read(slot, 0, EACH + 1)).toEqual(names('a', 0, EACH + 1));
+    expect(read(second, 0, EACH)).toEqual(names('b', 0, EACH));
+    for (const [i, other] of others.entries()) {
+      if (i % 8 !== 3 && i <= 100) expect(read(other, 0, 1)).toEqual([`other ${i} 0`]);
+    }
+    expect([gather(slot), gather(second)]).toEqual([0, 0]);
   });
 
   it('stay where they are while others share them', () => {
@@ -116,9 +159,9 @@ describe('blocks of a slot', () => {
     grow(slot, EACH * T);
     const { blocks: child } = slot.fork(3 * T, new Set());
     for (const [i, other] of others.entries()) if (i % 2 !== 0) other.release(null);
-    expect(gather(slot).moved).toBe(0);
+    expect(gather(slot)).toBe(0);
     child.release(null);
-    expect(gather(slot).moved).toBe(EACH);
+    expect(gather(slot)).toBe(EACH);
     slot.release(null);
     expect(shard.pool).toMatchObject({ used: 0, wholeFrames: FRAMES });
   });
@@ -132,7 +175,7 @@ describe('blocks of a slot', () => {
     slot.slide(EACH * T, null);
     expect(shard.pool.used).toBe(64 + heldBlockCount(layerGroups({ ...geometry, windows }), T, EACH * T, EACH * T));
     for (const [i, other] of others.entries()) if (i % 2 !== 0) other.release(null);
-    expect(gather(slot).moved).toBe(EACH); // of the group without a window
+    expect(gather(slot)).toBe(EACH); // of the group without a window
     slot.release(null);
     expect(shard.pool).toMatchObject({ used: 0, wholeFrames: FRAMES });
   });

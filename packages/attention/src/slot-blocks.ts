@@ -32,6 +32,14 @@ export interface BlockCopy {
   readonly target: number;
 }
 
+/** Moves what blocks hold, by number. */
+export interface BlockMover {
+  copy(source: number, target: number): void;
+  swap(one: number, other: number): void;
+  /** Whether nothing touches its blocks, nor may till it is in a step. */
+  isIdle(slot: SlotBlocks): boolean;
+}
+
 export class SlotBlocks {
   /** Address of the block tables. What is outside of the held range is stale. */
   readonly tables: number;
@@ -123,27 +131,28 @@ export class SlotBlocks {
   }
 
   /**
-   * Gives whole runs that lie apart frames of their own, as long as there are any; not what others share. Only while nothing
-   * touches the slot's blocks.
-   * @param most blocks to move
-   * @param until what its latest `grow` said to wait for has settled
-   * @param copy what one block holds to another, as WasmHeap.block gives them
+   * Gives whole runs that lie apart frames of their own: such as are free, or else the one that has most of the run, whose other
+   * blocks change places with the run's. Not what others share. Only while nothing touches the slot's blocks.
+   * @param most blocks to move, about
+   * @param until what its latest `grow` said to wait for has settled; then it changes places with nobody
    * @returns how many were moved
    */
-  gather(most: number, until: Promise<void> | null, copy: (source: number, target: number) => void): number {
-    const { heap, pool } = this.#shard;
+  gather(most: number, until: Promise<void> | null, mover: BlockMover): number {
+    const { pool } = this.#shard;
     let moved = 0;
     for (const [index, group] of this.#groups.entries()) {
       keepWhere(group.apart, (first) => {
-        const at = first - group.from;
-        const run = group.blocks.slice(at, at + pool.frameBlocks);
-        if (moved + run.length > most || run.some((block) => pool.holders(block) > 1)) return true;
+        const run = group.blocks.slice(first - group.from, first - group.from + pool.frameBlocks);
+        if (moved >= most || run.some((block) => pool.holders(block) > 1)) return true;
         const frame = this.#takeFrame();
-        if (frame === undefined) return true;
+        if (frame === undefined) {
+          const changed = until === null ? this.#changePlaces(index, group, first, run, mover) : 0;
+          moved += changed;
+          return changed === 0;
+        }
         for (const [i, block] of run.entries()) {
-          copy(heap.block(block), heap.block(frame + i));
-          this.#point(index, first + i, frame + i);
-          group.blocks[at + i] = frame + i;
+          mover.copy(block, frame + i);
+          this.#set(index, group, first + i, frame + i);
           pool.giveBack(block, until);
         }
         moved += run.length;
@@ -209,6 +218,50 @@ export class SlotBlocks {
     else until.then(() => heap.release(this.tables, bytes));
   }
 
+  /** @param run its blocks @returns how many blocks were moved; 0 where somebody in each of their frames can't be */
+  #changePlaces(index: number, group: GroupBlocks, first: number, run: readonly number[], mover: BlockMover): number {
+    const { owners, pool } = this.#shard;
+    const each = pool.frameBlocks;
+    const frameOf = (block: number) => block - (block % each);
+    const share = (frame: number) => run.filter((block) => frameOf(block) === frame).length;
+    const frames = [...new Set(run.map(frameOf))].sort((a, b) => share(b) - share(a));
+    const mayMove = (block: number) => {
+      if (run.includes(block) || pool.isFree(block)) return true;
+      const owner = owners[block];
+      return owner !== undefined && pool.holders(block) === 1 && owner.#place(block) !== null && mover.isIdle(owner);
+    };
+    const target = frames.find((frame) => Array.from({ length: each }, (_, i) => frame + i).every(mayMove));
+    if (target === undefined) return 0;
+    let moved = 0;
+    for (let i = 0; i < each; i++) {
+      const to = target + i;
+      const from = group.blocks[first - group.from + i] as number;
+      if (from === to) continue;
+      moved++;
+      if (pool.take(to)) {
+        mover.copy(from, to);
+        pool.giveBack(from);
+      } else {
+        mover.swap(from, to);
+        const owner = owners[to] as SlotBlocks; // which may be this slot
+        const place = owner.#place(to);
+        if (place !== null) owner.#set(place.index, place.group, place.at, from);
+        moved++;
+      }
+      this.#set(index, group, first + i, to);
+    }
+    return moved;
+  }
+
+  /** Where the slot has a block. */
+  #place(block: number): { readonly index: number; readonly group: GroupBlocks; readonly at: number } | null {
+    for (const [index, group] of this.#groups.entries()) {
+      const i = group.blocks.indexOf(block);
+      if (i >= 0) return { index, group, at: group.from + i };
+    }
+    return null;
+  }
+
   /** Undefined also where memory can't grow: whoever needs more than another order of blocks is told. */
   #takeFrame(): number | undefined {
     const { heap, pool } = this.#shard;
@@ -238,8 +291,10 @@ export class SlotBlocks {
   }
 
   #append(index: number, group: GroupBlocks, blocks: readonly number[]): void {
-    const { frameBlocks } = this.#shard.pool;
+    const { owners, pool } = this.#shard;
+    const { frameBlocks } = pool;
     const at = group.from + group.blocks.length;
+    for (const block of blocks) if (pool.holders(block) === 1) owners[block] = this;
     group.blocks.push(...blocks); // before their addresses, which may fail: then they are given back with the others
     for (const [i, block] of blocks.entries()) this.#point(index, at + i, block);
     const end = at + blocks.length;
@@ -247,6 +302,13 @@ export class SlotBlocks {
     const run = group.blocks.slice(-frameBlocks);
     const first = run[0] as number;
     if (first % frameBlocks !== 0 || run.some((block, i) => block !== first + i)) group.apart.push(end - frameBlocks);
+  }
+
+  /** Has another block in place of one that it has. */
+  #set(index: number, group: GroupBlocks, at: number, block: number): void {
+    group.blocks[at - group.from] = block;
+    this.#shard.owners[block] = this;
+    this.#point(index, at, block);
   }
 
   /** @throws CapacityError when memory can't grow */
@@ -257,6 +319,7 @@ export class SlotBlocks {
   }
 }
 
+/** Removes those that are not to be kept. */
 function keepWhere(runs: number[], keep: (first: number) => boolean): void {
   for (let i = runs.length - 1; i >= 0; i--) if (!keep(runs[i] as number)) runs.splice(i, 1);
 }
