@@ -93,10 +93,10 @@ export async function nativeContender(
     const { q, k, v, period } = shareData(work, share, data);
     writeFileSync(dataFile, Buffer.concat([q, k, v].map(({ buffer }) => Buffer.from(buffer))));
     const { headDim, group, context, chunk } = work;
-    const { paddedDim, blockTokens, pageBytes, valueOffset, scaleOffset } = team.layout;
+    const { paddedDim, pageTokens, pageBytes, valueOffset, scaleOffset } = team.layout;
     const numbers = [
       ...[team.dtypeCode, headDim, group, share.kvHeads, context, share.sequences, chunk, layers, period],
-      ...[paddedDim, blockTokens, pageBytes, valueOffset, scaleOffset],
+      ...[paddedDim, pageTokens, pageBytes, valueOffset, scaleOffset],
     ];
     const child = spawn(build.program, [...numbers.map(String), dataFile, outputFile], {
       stdio: ['pipe', 'pipe', 'inherit'],
