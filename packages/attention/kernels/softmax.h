@@ -8,17 +8,26 @@
 /* Below any real score; the running maximum starts above it, so that a fully masked tile weighs 0 rather than 1. */
 #define MASKED (-3e38f)
 #define NO_MAXIMUM (-1e30f)
+/* Spans of a tile at most. */
+#define MAX_SPANS 4
 
 typedef struct {
   float *scores; /* [rows][stride]; become the weights */
   uint32_t stride;
-  uint32_t tokens; /* a multiple of 16 */
+  uint32_t from;   /* of the tile; a multiple of 16, as tokens */
+  uint32_t tokens;
+  uint32_t span;   /* int8: tokens of the tile that share a scale of weights */
   char *packed;    /* the weights as value.h wants them; up to 16 bytes beyond the end are overwritten */
   const float *value_scales; /* int8: V scale of each token, 0 where there is none */
   float *maximum, *sum;      /* [rows], running */
   float *alpha;              /* [rows], out */
-  float *weight_scale;       /* [rows], out, int8 */
+  float *weight_scale;       /* [rows][MAX_SPANS], out, int8: of spans without tokens 0 */
 } SoftmaxRun;
+
+/* Where the span of token i ends, both counted from the run's first. */
+INLINE uint32_t span_end(const int dtype, const SoftmaxRun *run, uint32_t i) {
+  return IS_INT8(dtype) ? min_u32((run->from + i) / run->span * run->span + run->span - run->from, run->tokens) : run->tokens;
+}
 
 /*
  * Four 32-bit items of each row become [4 items][rows]. Where a store writes more lanes than there are rows the next one
@@ -53,58 +62,67 @@ INLINE void softmax_row(const int dtype, const SoftmaxRun *run, uint32_t m) {
   const int degree = dtype == KV_INT8_DOT ? 3 : 5;
   const Exp2 exp2 = exp2_of_degree(degree);
   float *s = run->scores + m * run->stride;
-  Vec top[2] = {SPLAT(MASKED), SPLAT(MASKED)}, sum[2] = {ZERO, ZERO}, peak[2] = {ZERO, ZERO};
+  Vec top[2] = {SPLAT(MASKED), SPLAT(MASKED)}, sum[2] = {ZERO, ZERO};
   ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) top[j] = MAX(top[j], LOAD(s + i + 4 * j));
   const float before = run->maximum[m], here = max_lane(MAX(top[0], top[1])), now = here > before ? here : before;
   run->maximum[m] = now;
   run->alpha[m] = wasm_f32x4_extract_lane(exp2_nonpositive(degree, &exp2, SPLAT(before - now)), 0);
   const Vec subtrahend = SPLAT(now);
-  ROLLED for (uint32_t i = 0; i < n; i += 8) UNROLL for (int j = 0; j < 2; j++) {
-    Vec e = exp2_nonpositive(degree, &exp2, SUB(LOAD(s + i + 4 * j), subtrahend));
-    sum[j] = ADD(sum[j], e);
-    if (IS_INT8(dtype)) {
-      e = MUL(e, LOAD(run->value_scales + i + 4 * j));
-      peak[j] = MAX(peak[j], e);
-    } else if (dtype == KV_F16) {
-      e = MUL(e, SPLAT(F16_FACTOR));
+  ROLLED for (uint32_t i = 0, end; i < n; i = end) {
+    Vec peak[2] = {ZERO, ZERO};
+    const uint32_t first = i;
+    end = span_end(dtype, run, first);
+    ROLLED for (; i < end; i += 8) UNROLL for (int j = 0; j < 2; j++) {
+      Vec e = exp2_nonpositive(degree, &exp2, SUB(LOAD(s + i + 4 * j), subtrahend));
+      sum[j] = ADD(sum[j], e);
+      if (IS_INT8(dtype)) {
+        e = MUL(e, LOAD(run->value_scales + i + 4 * j));
+        peak[j] = MAX(peak[j], e);
+      } else if (dtype == KV_F16) {
+        e = MUL(e, SPLAT(F16_FACTOR));
+      }
+      STORE(s + i + 4 * j, e);
     }
-    STORE(s + i + 4 * j, e);
+    if (IS_INT8(dtype)) run->weight_scale[MAX_SPANS * m + (run->from + first) / run->span] = max_lane(MAX(peak[0], peak[1]));
   }
   run->sum[m] = run->sum[m] * run->alpha[m] + add_lanes(ADD(sum[0], sum[1]));
-  if (IS_INT8(dtype)) run->weight_scale[m] = max_lane(MAX(peak[0], peak[1]));
 }
 
 /*
- * Packs the weights of a group of rows. int8: as integers relative to the row's largest product with a V scale, not to 1, so that an
- * attention sink of tiny V costs no precision.
+ * Packs the weights of a group of rows. int8: as integers relative to the span's largest product with a V scale, not to 1, so that an
+ * attention sink of tiny V costs no precision, nor does what it outweighs in other spans.
  */
 INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run) {
   const uint32_t n = run->tokens, stride = run->stride;
   const int vectors = dtype == KV_INT8_DOT ? 4 : dtype == KV_INT8_PAIRS ? 2 : 1;
   const float limit = dtype == KV_INT8_DOT ? 255.0f : 16384.0f; /* pairs: 127 * limit * TILE_TOKENS stays within int32 */
-  float inverse[MAX_GROUP];
-  UNROLL for (int m = 0; m < rows && IS_INT8(dtype); m++) {
-    const float most = run->weight_scale[m];
-    inverse[m] = most > 0x1p-110f ? limit / most : 0;
-    run->weight_scale[m] = most / limit;
-  }
   CONSTANT(shift, SPLAT(12582912.0f));
   CONSTANT(bits, BITS(0x4b400000));
   const float *s = run->scores;
   char *to = run->packed;
-  ROLLED for (uint32_t i = 0; i < n; i += 4 * vectors, s += 4 * vectors) {
-    Vec item[MAX_GROUP];
-    UNROLL for (int m = 0; m < rows; m++) {
-      Vec x[4];
-      UNROLL for (int j = 0; j < vectors; j++) {
-        x[j] = LOAD(s + m * stride + 4 * j);
-        if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(ADD(MUL(x[j], SPLAT_AT(inverse + m)), shift), bits);
-      }
-      if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
-      if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));
-      item[m] = x[0];
+  ROLLED for (uint32_t i = 0, end; i < n; i = end) {
+    end = span_end(dtype, run, i);
+    float inverse[MAX_GROUP];
+    UNROLL for (int m = 0; m < rows && IS_INT8(dtype); m++) {
+      float *scale = run->weight_scale + MAX_SPANS * m + (run->from + i) / run->span;
+      const float most = *scale;
+      inverse[m] = most > 0x1p-110f ? limit / most : 0;
+      *scale = most / limit;
     }
-    to = pack_rows(rows, item, to);
+    ROLLED for (; i < end; i += 4 * vectors, s += 4 * vectors) {
+      Vec item[MAX_GROUP];
+      UNROLL for (int m = 0; m < rows; m++) {
+        Vec x[4];
+        UNROLL for (int j = 0; j < vectors; j++) {
+          x[j] = LOAD(s + m * stride + 4 * j);
+          if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(ADD(MUL(x[j], SPLAT_AT(inverse + m)), shift), bits);
+        }
+        if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
+        if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));
+        item[m] = x[0];
+      }
+      to = pack_rows(rows, item, to);
+    }
   }
 }
 

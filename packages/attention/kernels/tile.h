@@ -19,6 +19,7 @@
 #define TILE_TOKENS (TILE_RUNS * RUN_TOKENS)
 /* Up to as many query heads a KV head the runs of a tile have each a chain of their own for values, as their rows need them. */
 #define MHA_GROUP 3
+_Static_assert(TILE_RUNS <= MAX_SPANS, "a span of weights is a chain's tokens");
 #define SCORE_FLOATS (MAX_ROWS * TILE_TOKENS)
 #define SCORE_PAD 16 /* floats between score rows, against rows that share cache sets */
 /* What a worker needs while it attends; its own, so that several may work on one memory. */
@@ -29,7 +30,7 @@ typedef struct {
   float output[MAX_ROWS * MAX_DIM];                  /* [rows][dim] */
   float value_scales[TILE_TOKENS];
   QueryScale query_scale[MAX_ROWS];
-  float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS];
+  float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS * MAX_SPANS];
   float padded_key[MAX_DIM], padded_value[MAX_DIM];
 } Scratch;
 
@@ -95,7 +96,12 @@ typedef struct {
 /* What a tile's values add up to: f32 (int8: int32) [chains][rows][dim]. Scores are weights by then. */
 static float *sums_of(Scratch *s) { return s->scores; }
 
-static uint32_t chains(const Config *c) { return c->group <= MHA_GROUP ? TILE_RUNS : 1; }
+/*
+ * Chains of a tile's values. int8: the weights of each have a scale of their own; with one for a tile of 1,024 tokens the eight bits
+ * of dots cost half as much again in perplexity.
+ */
+static uint32_t chains(const Config *c) { return c->group <= MHA_GROUP ? TILE_RUNS : IS_INT8(c->dtype) ? TILE_RUNS / 2 : 1; }
+static uint32_t chain_of(const Config *c, uint32_t run) { return run * chains(c) / TILE_RUNS; }
 
 /* Of one walk at most: so many that their scores and sums fit. */
 static uint32_t most_rows(const Config *c) { return min_u32(MAX_ROWS, MAX_ROWS * MAX_DIM / (chains(c) * c->dim)); }
@@ -133,16 +139,16 @@ static void gather_value_scales(const Config *c, Scratch *s, const Tile *tile, u
 }
 
 static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
-  const uint32_t piece = tile->piece_tokens, apart = chains(c) > 1;
+  const uint32_t piece = tile->piece_tokens;
   ValueRun run = {.skip = at->from % piece, .tokens = at->to - at->from, .piece_tokens = piece, .dim = c->dim,
                   .panel_bytes = 8 * c->page_tokens * ELEMENT_BYTES(c->dtype)};
   for (uint32_t n = 0; n < at->count; n++) {
     const uint32_t first = (at->run + n) * RUN_TOKENS + at->from;
     run.values[n] = tile->values + first / piece;
     run.weights[n] = (const char *)s->weights + (r * tile->stride + first * rows) * weight_bytes(c);
-    run.sums[n] = (char *)(sums_of(s) + ((apart ? at->run + n : 0) * all + r) * c->dim);
+    run.sums[n] = (char *)(sums_of(s) + (chain_of(c, at->run + n) * all + r) * c->dim);
   }
-  const int kind = at->count == 1 ? VALUE_ONE : !apart ? VALUE_PAIR : at->count == 2 ? VALUE_TWO : VALUE_FOUR;
+  const int kind = at->count == 1 ? VALUE_ONE : chains(c) < TILE_RUNS ? VALUE_PAIR : at->count == 2 ? VALUE_TWO : VALUE_FOUR;
   value_fns[c->dtype][kind][rows - 1](&run);
 }
 
@@ -150,14 +156,14 @@ static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stre
 static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
   const uint32_t all = chains(c), plane = rows * c->dim;
   for (uint32_t r = 0; r < rows; r++) {
-    const Vec alpha = SPLAT(s->alpha[r]), scale = SPLAT(s->weight_scale[r]);
+    const Vec alpha = SPLAT(s->alpha[r]);
     for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
-      Vec sum = LOAD(sums_of(s) + i);
-      for (uint32_t n = 1; n < all; n++) {
+      Vec sum = ZERO;
+      for (uint32_t n = 0; n < all; n++) {
         const Vec x = LOAD(sums_of(s) + n * plane + i);
-        sum = IS_INT8(c->dtype) ? wasm_i32x4_add(sum, x) : ADD(sum, x);
+        if (IS_INT8(c->dtype)) sum = MADD(wasm_f32x4_convert_i32x4(x), SPLAT_AT(s->weight_scale + MAX_SPANS * r + n), sum);
+        else sum = n == 0 ? x : ADD(sum, x);
       }
-      if (IS_INT8(c->dtype)) sum = MUL(wasm_f32x4_convert_i32x4(sum), scale);
       STORE(s->output + i, MADD(LOAD(s->output + i), alpha, sum));
     }
   }
@@ -257,15 +263,16 @@ static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t 
       const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
       if (start > 0 || end < (int32_t)tile.to) mask(s->scores + r * tile.stride, tile.to, start, end);
     }
+    for (uint32_t i = 0; i < MAX_SPANS * rows; i++) s->weight_scale[i] = 0;
     for (uint32_t g = 0; g < groups; g++) {
       const uint32_t r = group_start(rows, groups, g), n = group_start(rows, groups, g + 1) - r;
-      SoftmaxRun run = {s->scores + r * tile.stride + tile.from, tile.stride, tile.to - tile.from,
+      SoftmaxRun run = {s->scores + r * tile.stride + tile.from, tile.stride, tile.from, tile.to - tile.from, TILE_TOKENS / chains(c),
                         (char *)s->weights + (r * tile.stride + tile.from * n) * weight_bytes(c), s->value_scales + tile.from,
-                        s->maximum + r, s->sum + r, s->alpha + r, s->weight_scale + r};
+                        s->maximum + r, s->sum + r, s->alpha + r, s->weight_scale + MAX_SPANS * r};
       softmax_fns[c->dtype][n - 1](&run);
     }
     for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(sums_of(s) + i, ZERO);
-    each_stretch(c, s, &tile, rows, chains(c) == 1 ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, add_values);
+    each_stretch(c, s, &tile, rows, chains(c) < TILE_RUNS ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, add_values);
     add_sums(c, s, rows);
   }
 }
