@@ -152,6 +152,24 @@ describe('blocks of a slot', () => {
     expect([gather(slot), gather(second)]).toEqual([0, 0]);
   });
 
+  it('change places among themselves when they were forked of a slot that is gone', () => {
+    const others = fill();
+    const frameOf = (slot: SlotBlocks) => (blocksOf(slot, 0, 1)[0] as number) >>> 6;
+    const frame = frameOf(others[0] as SlotBlocks);
+    for (const other of others.filter((other) => frameOf(other) === frame)) other.release(null);
+    const parent = newSlot();
+    for (let tokens = T; tokens <= EACH * T; tokens += T) grow(parent, tokens); // from the frame's end
+    write('a', parent, 0, EACH);
+    const { blocks: child } = parent.fork(EACH * T, new Set());
+    parent.release(null);
+    expect(shard.pool.free).toBe(0);
+    expect(isFrame(child, 0)).toBe(false);
+    expect(gather(child)).toBeGreaterThan(0);
+    expect(isFrame(child, 0)).toBe(true);
+    expect(read(child, 0, EACH)).toEqual(names('a', 0, EACH));
+    expect(new Set(blocksOf(child, 0, EACH)).size).toBe(EACH);
+  });
+
   it('stay where they are while others share them', () => {
     const others = fill();
     for (const other of others.filter((_, i) => i % 2 === 0)) other.release(null);

@@ -243,9 +243,11 @@ export class SlotBlocks {
         pool.giveBack(from);
       } else {
         mover.swap(from, to);
-        const owner = owners[to] as SlotBlocks; // which may be this slot
+        // What was forked of a slot that is gone has that as its owner still.
+        const owner = this.#place(to) === null ? (owners[to] as SlotBlocks) : this;
         const place = owner.#place(to);
-        if (place !== null) owner.#set(place.index, place.group, place.at, from);
+        if (place === null) throw new Error(`nobody has block ${to}, which was to be moved`);
+        owner.#set(place.index, place.group, place.at, from);
         moved++;
       }
       this.#set(index, group, first + i, to);
