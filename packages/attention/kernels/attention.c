@@ -17,7 +17,7 @@ typedef struct {
   float maximum[MAX_ROWS], sum[MAX_ROWS];
 } Worker;
 
-/* Query rows of one entry and head: row = token * group + query head. */
+/* Query rows of one entry and KV head: row = token * group + query head. */
 typedef struct {
   const Config *config;
   Worker *worker;
@@ -57,7 +57,8 @@ static void append(const Part *p, uint32_t from, uint32_t to) {
   }
 }
 
-static void pack_queries(const Part *p, uint32_t first, uint32_t rows) {
+/* To the scratch's rows from `base` on. */
+static void pack_queries(const Part *p, uint32_t base, uint32_t first, uint32_t rows) {
   const Config *c = p->config;
   Scratch *s = &p->worker->walk;
   const uint32_t group = c->group, heads = (group + 2) * c->kv_heads, groups = group_count(c, rows);
@@ -67,7 +68,7 @@ static void pack_queries(const Part *p, uint32_t first, uint32_t rows) {
       const uint32_t token = (first + r) / group, h = (first + r) % group;
       const char *row = p->step->qkv + (p->entry->first_row + token) * c->qkv_row_bytes;
       const float *q = decode_head(c->row_dtype, c->head_dim, c->dim, row, heads, p->head * group + h, s->padded_value);
-      pack_query(c, s, q, (char *)s->query + start * query_row_bytes(c), end - start, r - start, s->query_scale + r);
+      pack_query(c, s, q, (char *)s->query + (base + start) * query_row_bytes(c), end - start, r - start, s->query_scale + base + r);
     }
   }
 }
@@ -144,24 +145,37 @@ static void clear_rows(const Rows *rows, uint32_t count) {
   }
 }
 
-/* Splits [first_split, end_split) of the rows from `first` on: to their partials, or, where those are all splits, finished. */
-static void attend_rows(const Part *p, const Task *task, uint32_t first, uint32_t count, uint32_t first_split, uint32_t end_split) {
+/* The same rows of the head that is `heads` further. */
+static Part further(const Part *p, uint32_t heads) {
+  Part part = *p;
+  part.head += heads;
+  return part;
+}
+
+/*
+ * Splits [first_split, end_split) of `count` rows from `first` on of each of `heads` heads: to their partials (then of one head), or,
+ * where those are all splits, finished.
+ */
+static void attend_rows(const Part *p, const Task *task, uint32_t heads, uint32_t first, uint32_t count, uint32_t first_split, uint32_t end_split) {
   const Config *c = p->config;
   const Entry *e = p->entry;
   Worker *w = p->worker;
   Scratch *s = &w->walk;
-  const Walk walk = {e, p->layer, p->head, first, count};
+  const Walk walk = {e, p->layer, p->head, heads, first, count};
   const Rows here = {s->output, c->dim, s->maximum, s->sum, 1}, folded = {w->output, c->dim, w->maximum, w->sum, 1};
-  const uint32_t begin = seen_from(p, e->position + first / c->group);
+  const uint32_t begin = seen_from(p, e->position + first / c->group), all = heads * count;
   const uint32_t end = min_u32(e->stored, e->position + (first + count - 1) / c->group + 1);
   const uint32_t first_seen = begin / SPLIT_TOKENS, end_seen = begin < end ? (end - 1) / SPLIT_TOKENS + 1 : first_seen;
-  pack_queries(p, first, count);
-  clear_rows(&folded, count);
+  for (uint32_t h = 0; h < heads; h++) {
+    const Part part = further(p, h);
+    pack_queries(&part, h * count, first, count);
+  }
+  clear_rows(&folded, all);
   const Rows *finished = &folded;
   for (uint32_t split = first_split; split < end_split; split++) {
     const int seen = split >= first_seen && split < end_seen;
     if (seen) {
-      begin_rows(c, s, count);
+      begin_rows(c, s, all);
       walk_tokens(c, s, &walk, split * SPLIT_TOKENS, min_u32(end, (split + 1) * SPLIT_TOKENS));
     }
     if (task->partials) {
@@ -171,10 +185,15 @@ static void attend_rows(const Part *p, const Task *task, uint32_t first, uint32_
     } else if (end_seen - first_seen == 1) {
       if (seen) finished = &here;
     } else if (seen) {
-      fold_rows(c->dim, &folded, &here, count);
+      fold_rows(c->dim, &folded, &here, all);
     }
   }
-  if (!task->partials) write_rows(p, finished, first, count);
+  for (uint32_t h = 0; h < heads && !task->partials; h++) {
+    const Part part = further(p, h);
+    const uint32_t row = h * count;
+    const Rows rows = {finished->output + row * c->dim, c->dim, finished->maximum + row, finished->sum + row, 1};
+    write_rows(&part, &rows, first, count);
+  }
 }
 
 /* All splits of an entry and head are in its partials. */
@@ -195,7 +214,7 @@ static void write_nothing(const Part *p, uint32_t first, uint32_t end) {
   for (uint32_t row = first; row < end; row++) write_rows(p, &none, row, 1);
 }
 
-static void attend_head(const Part *p, const Task *task) {
+static void attend_heads(const Part *p, const Task *task, uint32_t heads) {
   const Config *c = p->config;
   const Entry *e = p->entry;
   const uint32_t splits = (min_u32(e->position + e->count, e->stored) + SPLIT_TOKENS - 1) / SPLIT_TOKENS;
@@ -203,9 +222,12 @@ static void attend_head(const Part *p, const Task *task) {
   const uint32_t first_row = task->first_row, end_row = min_u32(task->end_row, e->count * c->group), most = most_rows(c);
   const int dead = e->flags & ENTRY_DEAD;
   if (!dead) {
-    if (!task->appended && !(e->flags & ENTRY_VISIT)) append(p, first_split * SPLIT_TOKENS, end_split * SPLIT_TOKENS);
+    for (uint32_t h = 0; h < heads && !task->appended && !(e->flags & ENTRY_VISIT); h++) {
+      const Part part = further(p, h);
+      append(&part, first_split * SPLIT_TOKENS, end_split * SPLIT_TOKENS);
+    }
     for (uint32_t row = first_row; row < end_row; row += most)
-      attend_rows(p, task, row, min_u32(most, end_row - row), first_split, end_split);
+      attend_rows(p, task, heads, row, min_u32(most, end_row - row), first_split, end_split);
   }
   if (task->partials) {
     /* Orders the partials of other workers before what follows. */
@@ -213,7 +235,18 @@ static void attend_head(const Part *p, const Task *task) {
     __atomic_store_n(task->counter, 0, __ATOMIC_SEQ_CST);
     if (!dead) fold_partials(p, task, splits);
   }
-  if (dead) write_nothing(p, first_row, end_row);
+  for (uint32_t h = 0; h < heads && dead; h++) {
+    const Part part = further(p, h);
+    write_nothing(&part, first_row, end_row);
+  }
+}
+
+/*
+ * KV heads that walk together: their pages are neighbours, so that what is read from memory lies in longer pieces.
+ */
+static uint32_t heads_together(const Config *c, const Task *task, const Entry *e) {
+  const uint32_t rows = min_u32(task->end_row, e->count * c->group) - task->first_row;
+  return task->partials || rows == 0 || 2 * rows > MAX_ROWS ? 1 : MAX_ROWS / rows;
 }
 
 /* What a worker must have of its own to call attend. */
@@ -223,11 +256,13 @@ uint32_t scratch_bytes(void) { return sizeof(Worker); }
 EXPORT(attend)
 void attend(const Config *c, Worker *worker, const Step *step, uint32_t layer, uint32_t first_task, uint32_t end_task) {
   for (const Task *task = step->tasks + first_task; task != step->tasks + end_task; task++)
-    for (uint32_t entry = task->first_entry; entry < task->end_entry; entry++)
-      for (uint32_t head = task->first_head; head < task->end_head; head++) {
+    for (uint32_t entry = task->first_entry; entry < task->end_entry; entry++) {
+      const uint32_t together = heads_together(c, task, step->entries + entry);
+      for (uint32_t head = task->first_head; head < task->end_head; head += together) {
         const Part part = {c, worker, step, step->entries + entry, layer, head};
-        attend_head(&part, task);
+        attend_heads(&part, task, min_u32(together, task->end_head - head));
       }
+    }
 }
 
 /* floats [count, heads, head_dim] to rows of row_bytes. */

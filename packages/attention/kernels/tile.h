@@ -91,6 +91,7 @@ typedef struct {
   uint32_t piece_tokens;
   uint32_t from, to; /* its tokens that any row sees, to multiples of 16 */
   uint32_t stride;   /* floats between score rows */
+  uint32_t base;     /* of the head's rows among those of the walk */
 } Tile;
 
 /* What a tile's values add up to: f32 (int8: int32) [chains][rows][dim]. Scores are weights by then. */
@@ -119,7 +120,7 @@ static void add_scores(const Config *c, Scratch *s, const Tile *tile, const Stre
     run.scales[n] = tile->scales + first / piece;
     run.scores[n] = s->scores + r * tile->stride + first + 4 * run.lead[n];
   }
-  score_fns[c->dtype][rows - 1]((const char *)s->query + r * query_row_bytes(c), s->query_scale + r, &run);
+  score_fns[c->dtype][rows - 1]((const char *)s->query + (tile->base + r) * query_row_bytes(c), s->query_scale + tile->base + r, &run);
 }
 
 /* Hides what row r may not see: [from, to) of the tile's tokens is visible. */
@@ -153,8 +154,9 @@ static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stre
 }
 
 /* output = output * alpha + sums */
-static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
+static void add_sums(const Config *c, Scratch *s, uint32_t base, uint32_t rows) {
   const uint32_t all = chains(c), plane = rows * c->dim;
+  float *output = s->output + base * c->dim;
   for (uint32_t r = 0; r < rows; r++) {
     const Vec alpha = SPLAT(s->alpha[r]);
     for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
@@ -164,7 +166,7 @@ static void add_sums(const Config *c, Scratch *s, uint32_t rows) {
         if (IS_INT8(c->dtype)) sum = MADD(wasm_f32x4_convert_i32x4(x), SPLAT_AT(s->weight_scale + MAX_SPANS * r + n), sum);
         else sum = n == 0 ? x : ADD(sum, x);
       }
-      STORE(s->output + i, MADD(LOAD(s->output + i), alpha, sum));
+      STORE(output + i, MADD(LOAD(output + i), alpha, sum));
     }
   }
 }
@@ -224,10 +226,10 @@ static void find_pieces(const Config *c, const Entry *e, uint32_t layer, uint32_
   }
 }
 
-/* Query rows of one slot and KV head that walk together: row = token * group + query head, from row `first` of the entry. */
+/* Query rows of one slot that walk together, of `heads` KV heads: row = token * group + query head, from row `first` of the entry. */
 typedef struct {
   const Entry *entry;
-  uint32_t layer, head, first, rows;
+  uint32_t layer, head, heads, first, rows;
 } Walk;
 
 /* Nothing was seen yet. */
@@ -239,40 +241,47 @@ static void begin_rows(const Config *c, Scratch *s, uint32_t rows) {
   for (uint32_t i = 0; i < rows * c->dim; i += 4) STORE(s->output + i, ZERO);
 }
 
+/* One head's rows over a tile of which the tokens below `to` are written. */
+static void walk_tile(const Config *c, Scratch *s, const Walk *walk, const Tile *tile, uint32_t base, uint32_t to) {
+  const Entry *e = walk->entry;
+  const uint32_t group = c->group, window = c->windows[walk->layer], rows = walk->rows, groups = group_count(c, rows);
+  each_stretch(c, s, tile, rows, rows == 1 ? 4 : 2, add_scores);
+  if (IS_INT8(c->dtype)) gather_value_scales(c, s, tile, to - base);
+  for (uint32_t r = 0; r < rows; r++) {
+    const uint32_t seen = e->position + (walk->first + r) / group + 1;
+    const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
+    if (start > 0 || end < (int32_t)tile->to) mask(s->scores + r * tile->stride, tile->to, start, end);
+  }
+  for (uint32_t i = 0; i < MAX_SPANS * rows; i++) s->weight_scale[i] = 0;
+  for (uint32_t g = 0; g < groups; g++) {
+    const uint32_t r = group_start(rows, groups, g), n = group_start(rows, groups, g + 1) - r, row = tile->base + r;
+    SoftmaxRun run = {s->scores + r * tile->stride + tile->from, tile->stride, tile->from, tile->to - tile->from, TILE_TOKENS / chains(c),
+                      (char *)s->weights + (r * tile->stride + tile->from * n) * weight_bytes(c), s->value_scales + tile->from,
+                      s->maximum + row, s->sum + row, s->alpha + r, s->weight_scale + MAX_SPANS * r};
+    softmax_fns[c->dtype][n - 1](&run);
+  }
+  for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(sums_of(s) + i, ZERO);
+  each_stretch(c, s, tile, rows, chains(c) < TILE_RUNS ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, add_values);
+  add_sums(c, s, tile->base, rows);
+}
+
 /*
  * Takes the rows, whose queries are packed, over those of the tokens [from, to) that each may see: their maximum, sum and output
- * grow. `from` is where a tile begins; all of the tokens are written.
+ * grow. `from` is where a tile begins; all of the tokens are written. Heads take turns at each tile, as their pages are neighbours.
  */
 static void walk_tokens(const Config *c, Scratch *s, const Walk *walk, uint32_t from, uint32_t to) {
-  const Entry *e = walk->entry;
-  const uint32_t group = c->group, window = c->windows[walk->layer], rows = walk->rows;
-  const uint32_t groups = group_count(c, rows), earliest = e->position + walk->first / group;
+  const uint32_t window = c->windows[walk->layer], earliest = walk->entry->position + walk->first / c->group;
   const uint32_t begin = window != 0 && earliest + 1 > window ? earliest + 1 - window : 0;
   Tile tile;
   for (uint32_t at = begin > from ? begin : from, base; at < to; at = base + TILE_TOKENS) {
     base = at / TILE_TOKENS * TILE_TOKENS;
-    const uint32_t written = min_u32(to - base, TILE_TOKENS);
     tile.from = (at - base) & ~15u;
-    tile.to = (written + 15) & ~15u;
+    tile.to = (min_u32(to - base, TILE_TOKENS) + 15) & ~15u;
     tile.stride = tile.to + SCORE_PAD;
-    find_pieces(c, e, walk->layer, walk->head, base, &tile);
-    each_stretch(c, s, &tile, rows, rows == 1 ? 4 : 2, add_scores);
-    if (IS_INT8(c->dtype)) gather_value_scales(c, s, &tile, written);
-    for (uint32_t r = 0; r < rows; r++) {
-      const uint32_t seen = e->position + (walk->first + r) / group + 1;
-      const int32_t end = (int32_t)(min_u32(seen, to) - base), start = window != 0 ? (int32_t)(seen - window - base) : 0;
-      if (start > 0 || end < (int32_t)tile.to) mask(s->scores + r * tile.stride, tile.to, start, end);
+    for (uint32_t h = 0; h < walk->heads; h++) {
+      tile.base = h * walk->rows;
+      find_pieces(c, walk->entry, walk->layer, walk->head + h, base, &tile);
+      walk_tile(c, s, walk, &tile, base, min_u32(to, base + TILE_TOKENS));
     }
-    for (uint32_t i = 0; i < MAX_SPANS * rows; i++) s->weight_scale[i] = 0;
-    for (uint32_t g = 0; g < groups; g++) {
-      const uint32_t r = group_start(rows, groups, g), n = group_start(rows, groups, g + 1) - r;
-      SoftmaxRun run = {s->scores + r * tile.stride + tile.from, tile.stride, tile.from, tile.to - tile.from, TILE_TOKENS / chains(c),
-                        (char *)s->weights + (r * tile.stride + tile.from * n) * weight_bytes(c), s->value_scales + tile.from,
-                        s->maximum + r, s->sum + r, s->alpha + r, s->weight_scale + MAX_SPANS * r};
-      softmax_fns[c->dtype][n - 1](&run);
-    }
-    for (uint32_t i = 0; i < chains(c) * rows * c->dim; i += 4) STORE(sums_of(s) + i, ZERO);
-    each_stretch(c, s, &tile, rows, chains(c) < TILE_RUNS ? 2 : rows == 1 ? 4 : rows <= 3 ? 2 : 1, add_values);
-    add_sums(c, s, rows);
   }
 }
