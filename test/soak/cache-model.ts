@@ -1,28 +1,10 @@
 /**
- * A KV cache in plain arrays: what each slot holds, which blocks hold it by the rule of kv-blocks.ts, who shares them, and what
- * attention over it must give, in double precision. It has no pages and knows nothing of time: whoever drives a real backend tells it the same
- * things in the same order and compares.
+ * What each slot of a KV cache holds: its tokens, the blocks that hold them by the rule of kv-blocks.ts, and who shares those. It has no pages
+ * and knows nothing of time: whoever drives a real backend tells it the same things in the same order and compares.
  */
 import { heldBlocks, layerGroups } from '@glinthawk/attention';
-import {
-  type AttentionGeometry,
-  decodeRows,
-  encodeRows,
-  type KvDtype,
-  qkvRowFloats,
-  type RowDtype,
-  rowBytes,
-} from '@glinthawk/core';
-import { roundKv } from '../reference/attention.ts';
-
-/** One token's K and V of all layers, as they came and as the cache gives them back. Never changed: overwriting makes a new one. */
-export interface Token {
-  /** [layers][(groupSize + 2) kvHeads headDim], q of no use any more. */
-  readonly rows: readonly Float32Array[];
-  /** [layers][kvHeads, headDim] */
-  readonly keys: readonly Float64Array[];
-  readonly values: readonly Float64Array[];
-}
+import type { AttentionGeometry } from '@glinthawk/core';
+import type { Token } from './token-rows.ts';
 
 export interface ModelSlot {
   readonly index: number;
@@ -45,15 +27,8 @@ export interface ModelSlot {
   readonly blocks: (number | undefined)[][];
 }
 
-export interface Seen {
-  readonly output: Float64Array;
-  readonly logSumExp: number;
-}
-
 export class CacheModel {
   readonly geometry: AttentionGeometry;
-  readonly kvDtype: KvDtype;
-  readonly rowDtype: RowDtype;
   readonly blockTokens: number;
   readonly shardBlocks: readonly number[];
   readonly slots = new Map<number, ModelSlot>();
@@ -66,13 +41,9 @@ export class CacheModel {
 
   constructor(
     geometry: AttentionGeometry,
-    kvDtype: KvDtype,
-    rowDtype: RowDtype,
     capacity: { readonly blockTokens: number; readonly shards: readonly { readonly blocks: number }[] },
   ) {
     this.geometry = geometry;
-    this.kvDtype = kvDtype;
-    this.rowDtype = rowDtype;
     this.blockTokens = capacity.blockTokens;
     this.shardBlocks = capacity.shards.map(({ blocks }) => blocks);
     this.#windows = layerGroups(geometry).map(({ window }) => window);
@@ -81,6 +52,14 @@ export class CacheModel {
 
   get usedBlocks(): number {
     return this.#used.reduce((sum, used) => sum + used, 0);
+  }
+
+  get blocks(): number {
+    return this.shardBlocks.reduce((sum, blocks) => sum + blocks, 0);
+  }
+
+  get groups(): number {
+    return this.#windows.length;
   }
 
   free(shard: number): number {
@@ -192,69 +171,6 @@ export class CacheModel {
     return slot;
   }
 
-  /** @param rows [layers][(groupSize + 2) kvHeads headDim] as they are given to a backend */
-  token(rows: readonly Float32Array[]): Token {
-    const { kvHeads, groupSize, headDim } = this.geometry;
-    const at = groupSize * kvHeads * headDim;
-    const kvFloats = kvHeads * headDim;
-    const sent = rows.map((row) => this.sent(row));
-    const round = (row: Float32Array, from: number) => this.#stored(row.subarray(from, from + kvFloats));
-    return {
-      rows,
-      keys: sent.map((row) => round(row, at)),
-      values: sent.map((row) => round(row, at + kvFloats)),
-    };
-  }
-
-  /** A row of q, k and v as the backend gets it. */
-  sent(row: Float32Array): Float32Array {
-    if (this.rowDtype === 'f32') return row;
-    return throughRows(this.rowDtype, row, this.geometry.headDim);
-  }
-
-  /** What query head `head` of a row at `position` sees of the tokens that are there. */
-  attend(tokens: readonly Token[], layer: number, position: number, row: Float32Array, head: number): Seen {
-    const { groupSize, headDim, softmaxScale, windows } = this.geometry;
-    const window = windows[layer] ?? 0;
-    const from = window === 0 ? 0 : Math.max(0, position + 1 - window);
-    const to = Math.min(position + 1, tokens.length);
-    const output = new Float64Array(headDim);
-    if (from >= to) return { output, logSumExp: Number.NEGATIVE_INFINITY };
-    const q = this.sent(row).subarray(head * headDim, (head + 1) * headDim);
-    const at = Math.floor(head / groupSize) * headDim;
-    const scores = new Float64Array(to - from);
-    let largest = Number.NEGATIVE_INFINITY;
-    for (let t = from; t < to; t++) {
-      const key = tokens[t]?.keys[layer];
-      if (key === undefined) throw new RangeError(`the model has no token ${t}`);
-      let dot = 0;
-      for (let d = 0; d < headDim; d++) dot += (q[d] as number) * (key[at + d] as number);
-      scores[t - from] = dot * softmaxScale;
-      largest = Math.max(largest, dot * softmaxScale);
-    }
-    let sum = 0;
-    for (let t = from; t < to; t++) {
-      const value = tokens[t]?.values[layer] as Float64Array;
-      const weight = Math.exp((scores[t - from] as number) - largest);
-      sum += weight;
-      for (let d = 0; d < headDim; d++) output[d] = (output[d] as number) + weight * (value[at + d] as number);
-    }
-    for (let d = 0; d < headDim; d++) output[d] = (output[d] as number) / sum;
-    return { output, logSumExp: largest + Math.log(sum) };
-  }
-
-  rowsOf(qkv: Float32Array): number {
-    return qkv.length / qkvRowFloats(this.geometry);
-  }
-
-  /** int8 KV is rounded as int8 rows are, with a scale per token and head. */
-  #stored(row: Float32Array): Float64Array {
-    const { headDim } = this.geometry;
-    return this.kvDtype === 'int8'
-      ? Float64Array.from(throughRows('int8', row, headDim))
-      : roundKv(row, this.kvDtype, headDim);
-  }
-
   #take(shard: number): number {
     const block = this.#nextBlock++;
     this.#holders.set(block, 1);
@@ -271,13 +187,4 @@ export class CacheModel {
     this.#holders.delete(block);
     this.#used[shard] = (this.#used[shard] ?? 0) - 1;
   }
-}
-
-function throughRows(dtype: RowDtype, row: Float32Array, headDim: number): Float32Array {
-  const heads = row.length / headDim;
-  const bytes = new Uint8Array(rowBytes(dtype, heads, headDim));
-  encodeRows(dtype, heads, headDim, row, bytes);
-  const decoded = new Float32Array(row.length);
-  decodeRows(dtype, heads, headDim, bytes, decoded);
-  return decoded;
 }

@@ -1,9 +1,10 @@
 /** Whether what a backend gave for a step's rows is what the model gives: some rows of each entry exactly, all of them as numbers at all. */
 import type { Int8Kernel } from '@glinthawk/attention';
-import { outputRowFloats } from '@glinthawk/core';
+import { type AttentionGeometry, type KvDtype, outputRowFloats, type RowDtype } from '@glinthawk/core';
 import { type Tolerance, tolerances } from '../kernels/tolerances.ts';
-import type { CacheModel, ModelSlot, Token } from './cache-model.ts';
+import type { ModelSlot } from './cache-model.ts';
 import { Random } from './random.ts';
+import { type Query, type Token, TokenRows } from './token-rows.ts';
 
 /** Heads of rows that are compared in an attend, at most about. */
 const COMPARED = 12;
@@ -16,18 +17,25 @@ export interface ComparedEntry {
   readonly slot: ModelSlot;
   readonly position: number;
   readonly count: number;
-  readonly rows: readonly (readonly Float32Array[])[]; // [layers][count]
+  /** Whose q, k and v the rows are. [count] */
+  readonly rows: readonly Token[];
+  readonly query: Query;
+  /** What the rows see, before and with them. */
   readonly tokens: readonly Token[];
 }
 
 export class Comparison {
-  readonly #model: CacheModel;
+  readonly rows: TokenRows;
+  readonly #geometry: AttentionGeometry;
+  readonly #rowDtype: RowDtype;
   readonly #tolerance: Tolerance;
   readonly #sumTolerance: number;
 
-  constructor(model: CacheModel, int8: Int8Kernel) {
-    const row = model.kvDtype === 'int8' && int8 === 'dot' ? 'int8Dot' : model.kvDtype;
-    this.#model = model;
+  constructor(geometry: AttentionGeometry, kvDtype: KvDtype, int8: Int8Kernel, rowDtype: RowDtype) {
+    const row = kvDtype === 'int8' && int8 === 'dot' ? 'int8Dot' : kvDtype;
+    this.rows = new TokenRows(geometry, kvDtype, rowDtype);
+    this.#geometry = geometry;
+    this.#rowDtype = rowDtype;
     this.#tolerance = tolerances.attention[row];
     this.#sumTolerance = SUM_TOLERANCES[row];
   }
@@ -39,7 +47,7 @@ export class Comparison {
     output: Float32Array,
     sums: Float32Array | undefined,
   ): { readonly compared: number; readonly failure: string | null } {
-    const { geometry } = this.#model;
+    const geometry = this.#geometry;
     const { headDim, groupSize, kvHeads } = geometry;
     const heads = groupSize * kvHeads;
     const width = outputRowFloats(geometry);
@@ -48,10 +56,11 @@ export class Comparison {
     let compared = 0;
     let firstRow = 0;
     for (const entry of entries) {
-      const { slot, position, count, rows, tokens } = entry;
+      const { slot, position, count, rows, query, tokens } = entry;
       const from = firstRow;
       firstRow += count;
       if (slot.isFreed) continue;
+      const first = random.whole(0, heads - 1);
       const where = (row: number) => `slot ${slot.index}.${slot.generation}, position ${position + row}`;
       for (let i = from * width; i < firstRow * width; i++) {
         if (!Number.isFinite(output[i])) {
@@ -60,8 +69,8 @@ export class Comparison {
       }
       for (let n = 0; n < each; n++) {
         const row = n === 0 ? count - 1 : random.whole(0, count - 1);
-        const head = random.whole(0, heads - 1);
-        const seen = this.#model.attend(tokens, layer, position + row, rows[layer]?.[row] as Float32Array, head);
+        const head = (first + n * groupSize) % heads; // of all KV heads in turn
+        const seen = this.rows.attend(tokens, layer, position + row, head, rows[row] as Token, query);
         const at = ((from + row) * heads + head) * headDim;
         const found = output.subarray(at, at + headDim);
         const failure =
@@ -103,7 +112,7 @@ export class Comparison {
   /** What rounding o for the way back costs at most. */
   #rowSlack(expected: Float64Array): number {
     const largest = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-    switch (this.#model.rowDtype) {
+    switch (this.#rowDtype) {
       case 'f32':
         return 0;
       case 'f16':
@@ -111,7 +120,7 @@ export class Comparison {
       case 'int8':
         return (1.01 * largest) / 254;
       default:
-        return this.#model.rowDtype satisfies never;
+        return this.#rowDtype satisfies never;
     }
   }
 }

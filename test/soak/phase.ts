@@ -1,10 +1,11 @@
-/** What a stretch of the soak runs on: a small cache in one of the KV dtypes, of a model with windows or without, here or over a wire. */
+/** What a stretch of the soak runs on: a cache in one of the KV dtypes, of a model with windows or without, here or over a wire. */
 import {
   type AttentionBackend,
   AttentionNode,
   attentionKernelInfo,
   createLocalAttention,
   type Int8Kernel,
+  RemoteAttention,
   RemoteSource,
   type StagedAttention,
 } from '@glinthawk/attention';
@@ -17,8 +18,8 @@ const MAX_CONTEXT_TOKENS = 6000; // beyond two splits
 
 const shape = { kvHeads: 2, maxContextTokens: MAX_CONTEXT_TOKENS } as const;
 export const geometries = {
-  plain: { ...shape, layers: 3, groupSize: 3, headDim: 16, softmaxScale: 1 / 4, windows: [0, 0, 0] },
-  windows: { ...shape, layers: 4, groupSize: 2, headDim: 8, softmaxScale: 1 / Math.sqrt(8), windows: [0, 72, 0, 72] },
+  plain: { ...shape, layers: 2, groupSize: 3, headDim: 32, softmaxScale: 1 / Math.sqrt(32), windows: [0, 0] },
+  windows: { ...shape, layers: 4, groupSize: 2, headDim: 16, softmaxScale: 1 / 4, windows: [0, 600, 0, 600] },
 } as const satisfies Readonly<Record<string, AttentionGeometry>>;
 
 export interface Phase {
@@ -34,6 +35,11 @@ export interface Phase {
   /** That KV has room for, in all shards together. */
   readonly tokens: number;
   readonly workers: number;
+  /** What traffic makes of the room: sometimes this, sometimes that, or as little as can be left free. */
+  readonly fill: 'mixed' | 'full';
+  readonly mostSlots: number;
+  /** Its backend lives as long as a soak lasts. */
+  readonly isLong: boolean;
 }
 
 const DTYPES: readonly Pick<Phase, 'kvDtype' | 'int8'>[] = [
@@ -48,9 +54,8 @@ const DTYPES: readonly Pick<Phase, 'kvDtype' | 'int8'>[] = [
 export function phaseOf(seed: number, index: number): Phase {
   const remote = Math.floor(index / 3);
   const random = new Random(Math.imul(seed, 1009) + index);
-  const dtype = DTYPES[index % DTYPES.length] ?? { kvDtype: 'f32', int8: 'pairs' };
   return {
-    ...dtype,
+    ...dtypeOf(index),
     index,
     seed: random.whole(1, 2 ** 30),
     geometry: index % 2 === 0 ? 'plain' : 'windows',
@@ -60,7 +65,34 @@ export function phaseOf(seed: number, index: number): Phase {
     shards: random.whole(1, 4),
     tokens: random.pick([700, 1500, 4000, 12_000]),
     workers: 2,
+    fill: random.pick(['mixed', 'full']),
+    mostSlots: random.pick([12, 24, 48]),
+    isLong: false,
   };
+}
+
+/** One that a backend lives in for as long as a soak lasts: blocks and frames as large as those of a real node, in two memories. */
+export function longPhaseOf(seed: number, path: 'local' | 'tcp'): Phase {
+  const random = new Random(Math.imul(seed, 2003) + (path === 'tcp' ? 1 : 0));
+  return {
+    ...dtypeOf(seed + (path === 'tcp' ? 2 : 0)),
+    index: 0,
+    seed: random.whole(1, 2 ** 30),
+    geometry: (path === 'tcp') === (seed % 2 === 0) ? 'plain' : 'windows',
+    path,
+    rowDtype: path === 'tcp' ? random.pick(['int8', 'f16', 'f32']) : 'f32',
+    blockTokens: 32,
+    shards: 2,
+    tokens: 24_000,
+    workers: 2,
+    fill: 'full',
+    mostSlots: 64,
+    isLong: true,
+  };
+}
+
+function dtypeOf(index: number): Pick<Phase, 'kvDtype' | 'int8'> {
+  return DTYPES[index % DTYPES.length] ?? { kvDtype: 'f32', int8: 'pairs' };
 }
 
 export function phaseText({
@@ -73,10 +105,19 @@ export function phaseText({
   blockTokens,
   shards,
   tokens,
+  fill,
+  isLong,
 }: Phase): string {
   const dtype = kvDtype === 'int8' ? `int8 by ${int8}` : kvDtype;
   const way = path === 'local' ? 'local' : `${path}, rows in ${rowDtype}`;
-  return `phase ${index}: ${dtype} KV, ${geometry}, ${way}, ${shards} shards, blocks of ${blockTokens}, ${tokens} tokens`;
+  return `${isLong ? 'one backend' : `phase ${index}`}: ${dtype} KV, ${geometry}, ${way}, ${shards} shards, blocks of ${blockTokens}, room for ${tokens} tokens${fill === 'full' ? ' kept full' : ''}`;
+}
+
+/** What a backend counts, of all calls made so far. */
+export interface Told {
+  readonly usedBlocks: number;
+  readonly openSlots: number;
+  readonly forkedTokens: number;
 }
 
 export interface Rig {
@@ -84,6 +125,7 @@ export interface Rig {
   readonly backend: AttentionBackend;
   /** What keeps KV: the same, or the one behind the wire. */
   readonly cache: AttentionBackend;
+  told(): Told | Promise<Told>;
   /** Bytes that whatever serves the backend holds now, and connections; 0 after close. */
   held(): { readonly bytes: number; readonly connections: number };
   close(): Promise<void>;
@@ -106,6 +148,7 @@ export async function openRig(phase: Phase): Promise<Rig> {
     return {
       backend,
       cache: backend,
+      told: () => toldOf(backend.stats()),
       held: () => ({ bytes: backend.allocatedBytes(), connections: 0 }),
       close: () => backend.close(),
     };
@@ -120,9 +163,12 @@ export async function openRig(phase: Phase): Promise<Rig> {
   };
   const { node, source, close } = await (phase.path === 'tcp' ? overTcp(options, phase) : overMemory(options, phase));
   const backend = await source.connect(geometry, { kvDtype: phase.kvDtype, fingerprint: 'soak' });
+  const [cache] = caches;
+  if (!(backend instanceof RemoteAttention) || cache === undefined) throw new TypeError('no node was connected');
   return {
     backend,
-    cache: caches[0] ?? backend,
+    cache,
+    told: async () => toldOf(await backend.nodeStats()),
     held: () => {
       const { allocatedBytes, connections } = node.stats();
       return { bytes: allocatedBytes + backend.allocatedBytes(), connections };
@@ -132,6 +178,10 @@ export async function openRig(phase: Phase): Promise<Rig> {
       await close();
     },
   };
+}
+
+function toldOf({ usedBlocks, openSlots, forkedTokens }: Told): Told {
+  return { usedBlocks, openSlots, forkedTokens };
 }
 
 type NodeOptions = Pick<ConstructorParameters<typeof AttentionNode>[0], 'createBackend'>;

@@ -1,5 +1,5 @@
 /** The numbers of one seed: the same on every machine, whatever the order of what runs at the same time. */
-import { fillNormal, randomSource } from '../kernels/attention-cases.ts';
+import { randomSource } from '../kernels/attention-cases.ts';
 
 export class Random {
   readonly #next: () => number;
@@ -40,10 +40,5 @@ export class Random {
       if (taken) wanted--;
       return taken;
     });
-  }
-
-  /** About normal, of the given standard deviation. */
-  normal(array: Float32Array, scale = 1): Float32Array {
-    return fillNormal(array, this.#next, scale);
   }
 }

@@ -1,12 +1,14 @@
 /** One phase from its first slot to nothing left. */
+
+import type { Counts } from './counts.ts';
 import { openRig, type Phase } from './phase.ts';
-import { type Counts, Mismatch, Traffic } from './traffic.ts';
+import { Mismatch, Traffic, type TrafficWatcher } from './traffic.ts';
 
 /** @throws Mismatch */
-export async function runPhase(phase: Phase, actions: number, counts: Counts, stop: () => boolean): Promise<void> {
+export async function runPhase(phase: Phase, actions: number, counts: Counts, watcher: TrafficWatcher): Promise<void> {
   const rig = await openRig(phase);
   try {
-    await new Traffic(phase, rig, counts).run(actions, stop);
+    await new Traffic(phase, rig, counts).run(actions, watcher);
   } finally {
     await rig.close();
   }

@@ -4,59 +4,22 @@
  * number, a block or a refusal ends it with a Mismatch.
  */
 import type { AttentionStep, StepEntry } from '@glinthawk/attention';
-import { CapacityError, InputError, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
-import { CacheModel, type ModelSlot, type Token } from './cache-model.ts';
+import { CapacityError, outputRowFloats, qkvRowFloats } from '@glinthawk/core';
+import { Accounts } from './accounts.ts';
+import { CacheModel, type ModelSlot } from './cache-model.ts';
 import { Comparison } from './comparison.ts';
-import type { Phase, Rig } from './phase.ts';
-import { geometries } from './phase.ts';
+import type { Counts } from './counts.ts';
+import { geometries, type Phase, type Rig } from './phase.ts';
 import { Random } from './random.ts';
+import { idOf, refuseGap, refuseLongFork, refuseTakenSlot, refuseUnknownShard } from './refusals.ts';
+import { type PlannedEntry, StepPlanner } from './step-plan.ts';
+import type { Token } from './token-rows.ts';
 
 export class Mismatch extends Error {}
 
-/** What happened, for people. */
-export interface Counts {
-  actions: number;
-  steps: number;
-  rows: number;
-  appended: number;
-  visited: number;
-  forks: number;
-  frees: number;
-  preempted: number;
-  aborted: number;
-  refused: number;
-  compared: number;
-  longest: number;
-}
-
-export function noCounts(): Counts {
-  return {
-    actions: 0,
-    steps: 0,
-    rows: 0,
-    appended: 0,
-    visited: 0,
-    forks: 0,
-    frees: 0,
-    preempted: 0,
-    aborted: 0,
-    refused: 0,
-    compared: 0,
-    longest: 0,
-  };
-}
-
-interface Entry {
-  readonly slot: ModelSlot;
-  readonly position: number;
-  readonly count: number;
-  readonly visit: boolean;
-  /** Rows of q, k and v. [layers][count][(groupSize + 2) kvHeads headDim] */
-  readonly rows: readonly (readonly Float32Array[])[];
+interface Entry extends PlannedEntry {
   /** What the rows see, before and with them. */
   readonly tokens: readonly Token[];
-  /** How much of the slot's KV was whole before. */
-  readonly valid: number;
 }
 
 interface PendingStep {
@@ -67,14 +30,18 @@ interface PendingStep {
   readonly done: Promise<void>;
 }
 
-const MOST_SLOTS = 24;
-const SLOT_INDICES = 40;
 /** Between two of these, steps overlap. */
 const ACTIONS_BETWEEN_RESTS = 60;
-/** Beside KV: kernels' and workers' own memory, tables, and the staging of what is under way. */
-const SHARD_EXTRA_BYTES = 64 << 20;
-/** A node's counts arrive with its answers. */
-const SETTLE_MS = 5000;
+
+/** Whoever runs traffic. */
+export interface TrafficWatcher {
+  /** Whether to end. */
+  stop(): boolean;
+  /** Before its first action. */
+  began?(traffic: Traffic): void;
+  /** Nothing is under way. @param wasmBytes that the cache has used */
+  atRest?(wasmBytes: number): void;
+}
 
 export class Traffic {
   readonly #phase: Phase;
@@ -83,9 +50,9 @@ export class Traffic {
   readonly #random: Random;
   readonly #counts: Counts;
   readonly #comparison: Comparison;
+  readonly #accounts: Accounts;
+  readonly #planner: StepPlanner;
   readonly #pending: PendingStep[] = [];
-  readonly #long = new WeakSet<ModelSlot>();
-  #forkedTokens = 0;
   #nextStep = 1;
   #mostPending = 1;
   #action = 0;
@@ -97,20 +64,29 @@ export class Traffic {
     this.#rig = rig;
     this.#counts = counts;
     const geometry = geometries[phase.geometry];
-    this.#model = new CacheModel(geometry, phase.kvDtype, phase.rowDtype, rig.backend.capacity);
+    this.#model = new CacheModel(geometry, rig.backend.capacity);
     this.#random = new Random(phase.seed);
-    this.#comparison = new Comparison(this.#model, phase.int8);
+    this.#comparison = new Comparison(geometry, phase.kvDtype, phase.int8, phase.rowDtype);
+    this.#accounts = new Accounts(rig, this.#model, counts);
+    this.#planner = new StepPlanner(phase, this.#model, this.#random, this.#comparison.rows.tokens);
   }
 
   /** @throws Mismatch */
-  async run(actions: number, stop: () => boolean): Promise<void> {
+  async run(actions: number, watcher: TrafficWatcher): Promise<void> {
+    watcher.began?.(this);
     try {
-      for (; this.#action < actions && !stop(); this.#action++) {
+      for (; this.#action < actions && !watcher.stop(); this.#action++) {
         this.#counts.actions++;
-        if (this.#action % ACTIONS_BETWEEN_RESTS === 0) await this.#rest();
+        if (this.#action % ACTIONS_BETWEEN_RESTS === 0) {
+          await this.#rest();
+          watcher.atRest?.(this.#rig.cache.allocatedBytes());
+        }
         while (this.#pending.length >= this.#mostPending) await this.#settleOldest();
         await this.#act();
-        this.#checkCounts();
+        await this.#accounts.check(this.#action, this.#pending.length);
+        if (this.#model.shardBlocks.every((_, shard) => this.#model.free(shard) < this.#model.groups)) {
+          this.#counts.full++;
+        }
       }
       await this.#rest();
       for (const slot of [...this.#model.slots.values()]) this.#free(slot);
@@ -118,12 +94,20 @@ export class Traffic {
     } catch (error) {
       await Promise.allSettled(this.#pending.map(({ done }) => done));
       if (!(error instanceof Error)) throw error;
-      const lately = this.#log.slice(-12).join('\n    ');
-      throw new Mismatch(`action ${this.#action}: ${error.message}\n  lately:\n    ${lately}`, { cause: error });
+      throw new Mismatch(`${this.where()}: ${error.message}\n  lately:\n    ${this.#log.slice(-12).join('\n    ')}`, {
+        cause: error,
+      });
     }
   }
 
+  /** How far it is, for people. */
+  where(): string {
+    const pending = this.#pending.map(({ id }) => id);
+    return `action ${this.#action}, step ${this.#nextStep - 1}${pending.length > 0 ? ` (under way: ${pending.join(', ')})` : ''}`;
+  }
+
   async #act(): Promise<void> {
+    if (this.#phase.fill === 'full' && this.#isNearlyFull && this.#random.chance(0.25)) return this.#crowd();
     const random = this.#random;
     const what = random.fraction();
     const slots = [...this.#model.slots.values()];
@@ -137,27 +121,56 @@ export class Traffic {
     else if (this.#pending.length > 0) await this.#settleOldest();
   }
 
+  get #isNearlyFull(): boolean {
+    return this.#model.usedBlocks > 0.9 * this.#model.blocks;
+  }
+
+  /** There is hardly any room: somebody gives way, perhaps in the midst of a step, and others take at once all that there is. */
+  #crowd(): void {
+    const random = this.#random;
+    const slots = [...this.#model.slots.values()];
+    const busy = slots.filter(({ isBusy }) => isBusy);
+    const kind = random.fraction();
+    if (kind < 0.35 && busy.length > 0) this.#free(random.pick(busy));
+    else if (kind < 0.6) this.#free(random.pick(slots));
+    else if (kind < 0.8) this.#preempt();
+    if (this.#model.slots.size < 2) this.#open();
+    if (random.chance(0.5)) this.#fork();
+    const idle = [...this.#model.slots.values()].filter(({ isBusy }) => !isBusy);
+    const plans = random.some(idle, 6).flatMap((slot) => this.#planner.planToTheBrim(slot) ?? []);
+    const shards = new Set<number>();
+    const one = plans.filter(({ slot }) => !shards.has(slot.shard) && shards.add(slot.shard)); // of each shard
+    if (one.length > 0) this.#announceFitting(one, random.chance(0.05));
+  }
+
+  /** Some are free always. */
+  get #slotIndices(): number {
+    return 2 * this.#phase.mostSlots;
+  }
+
   #unusedIndex(): number {
-    let index = this.#random.whole(0, SLOT_INDICES - 1);
-    while (this.#model.slots.has(index)) index = (index + 1) % SLOT_INDICES;
+    const indices = this.#slotIndices;
+    let index = this.#random.whole(0, indices - 1);
+    while (this.#model.slots.has(index)) index = (index + 1) % indices;
     return index;
   }
 
   #open(index = this.#unusedIndex(), lost: readonly Token[] = []): void {
-    if (this.#model.slots.size >= MOST_SLOTS) return;
+    if (this.#model.slots.size >= this.#phase.mostSlots) return;
     const slot = this.#model.open(index, this.#random.whole(0, this.#model.shardBlocks.length - 1), lost);
     this.#note(
       `open ${name(slot)} on shard ${slot.shard}${lost.length > 0 ? `, ${lost.length} tokens to write again` : ''}`,
     );
-    if (this.#random.chance(0.2)) this.#long.add(slot);
+    this.#planner.begin(slot);
     this.#rig.backend.open(idOf(slot), slot.shard);
   }
 
   #fork(): void {
     const parents = [...this.#model.slots.values()].filter(({ valid, ended }) => valid > 0 && !ended);
-    if (parents.length === 0 || this.#model.slots.size >= MOST_SLOTS) return;
+    if (parents.length === 0 || this.#model.slots.size >= this.#phase.mostSlots) return;
     const random = this.#random;
-    const parent = random.pick(parents);
+    const [one, other] = [random.pick(parents), random.pick(parents)];
+    const parent = one.valid > other.valid ? one : other;
     const { blockTokens } = this.#model;
     const blocks = Math.floor(parent.valid / blockTokens);
     let tokens = random.whole(1, parent.valid);
@@ -167,10 +180,12 @@ export class Traffic {
     if (!this.#model.canFork(parent, tokens)) return;
     if (this.#model.forkGrowth(tokens) > this.#model.free(parent.shard)) return;
     const slot = this.#model.fork(this.#unusedIndex(), parent, tokens);
+    this.#planner.begin(slot);
     this.#note(`fork ${name(slot)} of ${tokens} tokens of ${name(parent)}${parent.isBusy ? ', which is busy' : ''}`);
     this.#counts.forks++;
-    this.#forkedTokens += tokens;
+    this.#accounts.forked(tokens);
     this.#rig.backend.fork(idOf(slot), idOf(parent), tokens);
+    if (random.chance(0.1)) this.#free(parent); // what they had together is the child's alone
   }
 
   #free(slot: ModelSlot): void {
@@ -194,9 +209,13 @@ export class Traffic {
   #step(): void {
     const random = this.#random;
     const idle = [...this.#model.slots.values()].filter(({ isBusy }) => !isBusy);
-    const chosen = random.some(idle, random.whole(1, 8)).sort((a, b) => a.shard - b.shard);
-    const plans = chosen.flatMap((slot) => this.#plan(slot) ?? []);
-    const overflow = random.chance(0.15);
+    const plans = random.some(idle, random.whole(1, 8)).flatMap((slot) => this.#planner.plan(slot) ?? []);
+    this.#announceFitting(plans, random.chance(0.15));
+  }
+
+  /** Those that there is room for; with `overflow` all of them, and the step is refused if there is none. */
+  #announceFitting(planned: readonly PlannedEntry[], overflow: boolean): void {
+    const plans = [...planned].sort((a, b) => a.slot.shard - b.slot.shard);
     const room = this.#model.shardBlocks.map((_, shard) => this.#model.free(shard));
     const taken = plans.filter((plan) => {
       const { slot, position, count, visit } = plan;
@@ -218,54 +237,7 @@ export class Traffic {
     this.#announce(taken, fits);
   }
 
-  /** Rows for one slot, or null where there is nothing to be done. */
-  #plan(slot: ModelSlot): Omit<Entry, 'tokens'> | null {
-    const random = this.#random;
-    const { maxContextTokens } = this.#model.geometry;
-    const { tokens, valid } = slot;
-    const whole = tokens.length > 0 && valid === tokens.length;
-    if (whole && (slot.ended || random.chance(0.15))) {
-      const position = Math.max(slot.position, tokens.length - 1 + (random.chance(0.3) ? random.whole(0, 150) : 1));
-      const count = random.whole(1, 6);
-      if (position + count > maxContextTokens) return null;
-      return { slot, position, count, visit: true, valid, rows: this.#rows(slot, position, count, true) };
-    }
-    if (slot.ended) return null;
-    const earliest = Math.max(slot.floor, slot.position);
-    const position = earliest < valid && random.chance(0.1) ? random.whole(earliest, valid) : valid;
-    if (position < earliest) return null;
-    const count = Math.min(this.#length(slot), maxContextTokens - position);
-    if (count < 1) return null;
-    return { slot, position, count, visit: false, valid, rows: this.#rows(slot, position, count, false) };
-  }
-
-  #length(slot: ModelSlot): number {
-    const random = this.#random;
-    if (slot.lost.length > slot.valid) return random.whole(1, slot.lost.length - slot.valid);
-    if (this.#long.has(slot) && random.chance(0.4)) return random.whole(300, 900);
-    const kind = random.fraction();
-    if (kind < 0.6) return 1;
-    if (kind < 0.9) return random.whole(2, 40);
-    return random.whole(30, 130);
-  }
-
-  #rows(slot: ModelSlot, position: number, count: number, visit: boolean): Float32Array[][] {
-    const { geometry } = this.#model;
-    const { layers, groupSize, kvHeads, headDim } = geometry;
-    const qFloats = groupSize * kvHeads * headDim;
-    const queryScale = this.#random.chance(0.1) ? 4 : 1;
-    return Array.from({ length: layers }, (_, layer) =>
-      Array.from({ length: count }, (_, i) => {
-        const row = this.#random.normal(new Float32Array(qkvRowFloats(geometry)));
-        const before = visit ? undefined : slot.lost[position + i]?.rows[layer];
-        if (before !== undefined) row.set(before.subarray(qFloats), qFloats);
-        if (queryScale !== 1) for (let q = 0; q < qFloats; q++) row[q] = queryScale * (row[q] as number);
-        return row;
-      }),
-    );
-  }
-
-  #announce(plans: readonly Omit<Entry, 'tokens'>[], fits: boolean): void {
+  #announce(plans: readonly PlannedEntry[], fits: boolean): void {
     const id = this.#nextStep++;
     const { layers } = this.#model.geometry;
     const entries = plans.map((plan): Entry => {
@@ -274,10 +246,7 @@ export class Traffic {
       if (visit) {
         if (position > slot.tokens.length) slot.ended = this.#phase.geometry === 'windows' || slot.ended;
       } else {
-        const added = Array.from({ length: count }, (_, i) =>
-          this.#model.token(rows.map((ofLayer) => ofLayer[i] as Float32Array)),
-        );
-        this.#model.append(slot, position, added);
+        this.#model.append(slot, position, rows);
         slot.valid = position;
         this.#counts.appended += count;
       }
@@ -303,12 +272,13 @@ export class Traffic {
     const rows = entries.reduce((sum, { count }) => sum + count, 0);
     const heads = geometry.groupSize * geometry.kvHeads;
     for (let layer = 0; layer < layers; layer++) {
-      const qkv = new Float32Array(rows * qkvRowFloats(geometry));
+      const rowFloats = qkvRowFloats(geometry);
+      const qkv = new Float32Array(rows * rowFloats);
       let at = 0;
       for (const entry of entries) {
-        for (const row of entry.rows[layer] ?? []) {
-          qkv.set(row, at);
-          at += row.length;
+        for (const token of entry.rows) {
+          this.#comparison.rows.write(qkv.subarray(at, at + rowFloats), token, layer, entry.query);
+          at += rowFloats;
         }
       }
       const output = new Float32Array(rows * outputRowFloats(geometry)).fill(Number.NaN);
@@ -345,104 +315,42 @@ export class Traffic {
       slot.isBusy = false;
       this.#counts.rows += count;
       if (visit) this.#counts.visited += count;
-      else if (complete) slot.valid = Math.max(valid, position + count);
+      else if (complete) this.#accounts.appended(count);
+      if (!visit && complete) slot.valid = Math.max(valid, position + count);
     }
   }
 
-  /** What must be refused, with nothing changed. A node ends the connection of who breaks the rules, so only here. */
   async #refusals(): Promise<void> {
     const slots = [...this.#model.slots.values()];
     if (this.#phase.path !== 'local' || slots.length === 0) return;
     const { backend } = this.#rig;
     const slot = this.#random.pick(slots);
-    const id = idOf(slot);
+    const unknown = { index: this.#slotIndices, generation: this.#action };
     this.#counts.refused++;
     switch (this.#random.whole(0, 4)) {
       case 0:
-        expectRefusal('a taken slot', () => backend.open(id, slot.shard));
-        return;
+        return refuseTakenSlot(backend, slot);
       case 1:
-        backend.free({ index: slot.index, generation: slot.generation - 1 }); // ignored
-        return;
+        return backend.free({ index: slot.index, generation: slot.generation - 1 }); // ignored
       case 2:
-        expectRefusal('a fork of more than there is', () =>
-          backend.fork({ index: SLOT_INDICES, generation: this.#action }, id, slot.tokens.length + 1),
-        );
-        return;
+        return refuseLongFork(backend, unknown, slot);
       case 3:
-        expectRefusal('a shard that is not there', () =>
-          backend.open({ index: SLOT_INDICES, generation: this.#action }, this.#model.shardBlocks.length),
-        );
-        return;
+        return refuseUnknownShard(backend, unknown);
       default:
-        await this.#expectGap(slot);
+        return refuseGap(backend, slot, this.#nextStep++);
     }
   }
 
-  async #expectGap(slot: ModelSlot): Promise<void> {
-    const { backend } = this.#rig;
-    const { geometry } = this.#model;
-    const id = this.#nextStep++;
-    backend.announce({ id, entries: [{ slot: idOf(slot), position: slot.tokens.length + 1, count: 1 }] });
-    const qkv = new Float32Array(qkvRowFloats(geometry));
-    try {
-      await backend.attend(id, 0, qkv, new Float32Array(outputRowFloats(geometry)));
-    } catch (error) {
-      if (error instanceof InputError) return;
-      throw error;
-    } finally {
-      backend.retire(id);
-    }
-    throw new Error(`a row of ${name(slot)} beyond a gap ran`);
-  }
-
-  /** Nothing is under way: every count is what the model says. */
   async #rest(): Promise<void> {
     while (this.#pending.length > 0) await this.#settleOldest();
-    const { backend, cache } = this.#rig;
-    const wanted = {
-      usedBlocks: this.#model.usedBlocks,
-      openSlots: this.#model.slots.size,
-      forkedTokens: this.#forkedTokens,
-    };
-    const until = performance.now() + SETTLE_MS;
-    for (const one of new Set([backend, cache])) {
-      for (;;) {
-        const { usedBlocks, openSlots, forkedTokens } = one.stats();
-        const found = JSON.stringify({ usedBlocks, openSlots, forkedTokens });
-        if (found === JSON.stringify(wanted)) break;
-        if (one === cache && backend === cache) throw new Error(`counts are ${found}, not ${JSON.stringify(wanted)}`);
-        if (performance.now() > until)
-          throw new Error(`${one.name} still says ${found}, not ${JSON.stringify(wanted)}`);
-        await new Promise((resolve) => setTimeout(resolve, 2));
-      }
-    }
-    const { blockBytes, shards } = cache.capacity;
-    const bound = shards.reduce((sum, { blocks }) => sum + blocks * blockBytes + SHARD_EXTRA_BYTES, 0);
-    if (cache.allocatedBytes() > bound) throw new Error(`${cache.allocatedBytes()} bytes are held, ${bound} may be`);
+    await this.#accounts.checkAtRest();
     this.#mostPending = this.#random.whole(1, 6);
   }
 
-  /** Here and now, with steps under way. */
-  #checkCounts(): void {
-    if (this.#phase.path !== 'local') return;
-    const { usedBlocks, openSlots } = this.#rig.backend.stats();
-    if (usedBlocks !== this.#model.usedBlocks) {
-      throw new Error(`${usedBlocks} blocks are in use; by the model ${this.#model.usedBlocks}`);
-    }
-    if (openSlots !== this.#model.slots.size) {
-      throw new Error(`${openSlots} slots are open; by the model ${this.#model.slots.size}`);
-    }
-  }
-
   #note(text: string): void {
-    this.#log.push(text);
+    this.#log.push(`${this.#action}: ${text}`);
     if (this.#log.length > 100) this.#log.splice(0, 50);
   }
-}
-
-function idOf({ index, generation }: ModelSlot): { readonly index: number; readonly generation: number } {
-  return { index, generation };
 }
 
 function name({ index, generation }: ModelSlot): string {
@@ -455,14 +363,4 @@ function entryOf({ slot, position, count, visit }: Entry): StepEntry {
 
 function entryText({ slot, position, count, visit }: Entry): string {
   return `${visit ? 'visit ' : ''}${name(slot)} at ${position}${count > 1 ? ` to ${position + count - 1}` : ''}`;
-}
-
-function expectRefusal(what: string, act: () => void): void {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof InputError) return;
-    throw error;
-  }
-  throw new Error(`${what} was not refused`);
 }
