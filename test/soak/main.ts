@@ -64,6 +64,8 @@ class StreamProcess {
   readonly #child: ChildProcess;
   readonly #settings: StreamSettings;
   #heardMs = performance.now();
+  /** What of its memory is level, and what can't be told. */
+  readonly memory = { level: 0, unknown: 0 };
   #isDone = false;
   #hasFailed = false;
 
@@ -115,6 +117,7 @@ class StreamProcess {
         for (const trend of message.trends) {
           console.log(`${this.name.padEnd(5)} ${trendText(trend)}`);
           if (trend.verdict === 'grows') this.#hasFailed = true;
+          else this.memory[trend.verdict]++;
         }
         if (message.trends.length === 0) console.log(`${this.name.padEnd(5)} memory: no samples`);
         return;
@@ -131,6 +134,11 @@ class StreamProcess {
       `${this.name}: seed ${seed}, ${phases ?? 0} backends, ${counts?.actions ?? 0} actions, ${counts?.steps ?? 0} steps: ${what}\n  again: node test/soak/main.ts --seed ${seed} --streams ${this.name}`,
     );
   }
+}
+
+function memoryText(streams: readonly StreamProcess[]): string {
+  const unknown = streams.filter(({ memory }) => memory.unknown > 0 || memory.level === 0).map(({ name }) => name);
+  return unknown.length === 0 ? 'memory is level' : `whether memory is level can not be told of ${unknown.join(', ')}`;
 }
 
 async function main(): Promise<void> {
@@ -172,7 +180,7 @@ async function main(): Promise<void> {
   const isGood = (await Promise.all(outcomes)).every((good) => good);
   clearInterval(ticking);
   if (!isGood) process.exitCode = 1;
-  else console.log(`no difference, seed ${seed}`);
+  else console.log(`no difference, seed ${seed}; ${memoryText(running)}`);
 }
 
 await main();
