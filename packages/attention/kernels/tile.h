@@ -48,15 +48,27 @@ static uint32_t query_row_bytes(const Config *c) {
 /* Bytes of packed weights of a row and token. */
 static uint32_t weight_bytes(const Config *c) { return c->dtype == KV_INT8_DOT ? 1 : c->dtype == KV_INT8_PAIRS ? 2 : 4; }
 
+INLINE void store_lanes(Vec x, float *to, uint32_t stride) {
+  wasm_v128_store32_lane(to, x, 0);
+  wasm_v128_store32_lane(to + stride, x, 1);
+  wasm_v128_store32_lane(to + 2 * stride, x, 2);
+  wasm_v128_store32_lane(to + 3 * stride, x, 3);
+}
+
 /* Query row r of a group of `rows`, scaled: as floats, or as integers with a scale of its own. */
 static void pack_query(const Config *c, Scratch *s, const float *q, char *group, uint32_t rows, uint32_t r, QueryScale *scale) {
   if (!IS_INT8(c->dtype)) {
-    const float factor = c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1);
+    const Vec factor = SPLAT(c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1));
     float *to = (float *)group + r;
-    if (c->dtype == KV_F32) {
-      for (uint32_t d = 0; d < c->dim; d++) to[d * rows] = q[d] * factor;
-    } else { /* in the order of the halves */
-      for (uint32_t d = 0; d < c->dim; d++) to[((d & ~7u) + d % 4 * 2 + d % 8 / 4) * rows] = q[d] * factor;
+    for (uint32_t d = 0; d < c->dim; d += 8) {
+      Vec a = MUL(LOAD(q + d), factor), b = MUL(LOAD(q + d + 4), factor);
+      if (c->dtype != KV_F32) { /* in the order of the halves */
+        const Vec low = wasm_i32x4_shuffle(a, b, 0, 4, 1, 5);
+        b = wasm_i32x4_shuffle(a, b, 2, 6, 3, 7);
+        a = low;
+      }
+      store_lanes(a, to + d * rows, rows);
+      store_lanes(b, to + (d + 4) * rows, rows);
     }
     return;
   }
