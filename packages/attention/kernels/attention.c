@@ -92,8 +92,9 @@ static void write_rows(const Part *p, const Rows *rows, uint32_t first, uint32_t
   for (uint32_t r = 0; r < count; r++) {
     const uint32_t token = p->entry->first_row + (first + r) / group, head = p->head * group + (first + r) % group;
     float *o = rows->output + r * rows->stride;
-    const float sum = rows->sum[r * rows->scalar_stride], inverse = 1 / sum;
-    for (uint32_t d = 0; d < c->dim; d++) o[d] = sum == 0 ? 0 : o[d] * inverse;
+    const float sum = rows->sum[r * rows->scalar_stride];
+    const Vec inverse = SPLAT(1 / sum);
+    for (uint32_t d = 0; d < c->dim; d += 4) STORE(o + d, sum == 0 ? ZERO : MUL(LOAD(o + d), inverse));
     encode_head(c->row_dtype, c->head_dim, c->dim, o, p->step->output + token * c->output_row_bytes, heads, head);
     if (p->step->log_sum_exp) {
       const double maximum = rows->maximum[r * rows->scalar_stride];

@@ -66,7 +66,8 @@ static void encode_head(uint32_t dtype, uint32_t head_dim, uint32_t dim, const f
   const uint32_t first = head * head_dim, whole = head_dim & ~7u, bytes = dtype == ROW_F16 ? 2 : 1;
   if (dtype == ROW_F32) {
     float *to = (float *)row + first;
-    for (uint32_t d = 0; d < head_dim; d++) to[d] = x[d];
+    for (uint32_t d = 0; d < whole; d += 4) STORE(to + d, LOAD(x + d));
+    for (uint32_t d = whole; d < head_dim; d++) to[d] = x[d];
     return;
   }
   char *to = row + first * bytes;

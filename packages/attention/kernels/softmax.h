@@ -115,7 +115,7 @@ INLINE void pack_weights(const int dtype, const int rows, const SoftmaxRun *run)
         Vec x[4];
         UNROLL for (int j = 0; j < vectors; j++) {
           x[j] = LOAD(s + m * stride + 4 * j);
-          if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(ADD(MUL(x[j], SPLAT_AT(inverse + m)), shift), bits);
+          if (IS_INT8(dtype)) x[j] = wasm_i32x4_sub(MADD(x[j], SPLAT_AT(inverse + m), shift), bits);
         }
         if (IS_INT8(dtype)) x[0] = wasm_i16x8_narrow_i32x4(x[0], x[1]);
         if (dtype == KV_INT8_DOT) x[0] = wasm_u8x16_narrow_i16x8(x[0], wasm_i16x8_narrow_i32x4(x[2], x[3]));

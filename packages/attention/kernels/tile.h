@@ -28,7 +28,7 @@ typedef struct {
   float scores[SCORE_FLOATS + MAX_ROWS * SCORE_PAD]; /* [rows][tokens of the tile]; then sums_of */
   float weights[SCORE_FLOATS + MAX_ROWS * SCORE_PAD + 4];                   /* packed by groups, [tokens][rows] */
   float output[MAX_ROWS * MAX_DIM];                  /* [rows][dim] */
-  float value_scales[TILE_TOKENS];
+  float value_scales[TILE_TOKENS + 4];
   QueryScale query_scale[MAX_ROWS];
   float maximum[MAX_ROWS], sum[MAX_ROWS], alpha[MAX_ROWS], weight_scale[MAX_ROWS * MAX_SPANS];
   float padded_key[MAX_DIM], padded_value[MAX_DIM];
@@ -48,15 +48,27 @@ static uint32_t query_row_bytes(const Config *c) {
 /* Bytes of packed weights of a row and token. */
 static uint32_t weight_bytes(const Config *c) { return c->dtype == KV_INT8_DOT ? 1 : c->dtype == KV_INT8_PAIRS ? 2 : 4; }
 
+INLINE void store_lanes(Vec x, float *to, uint32_t stride) {
+  wasm_v128_store32_lane(to, x, 0);
+  wasm_v128_store32_lane(to + stride, x, 1);
+  wasm_v128_store32_lane(to + 2 * stride, x, 2);
+  wasm_v128_store32_lane(to + 3 * stride, x, 3);
+}
+
 /* Query row r of a group of `rows`, scaled: as floats, or as integers with a scale of its own. */
 static void pack_query(const Config *c, Scratch *s, const float *q, char *group, uint32_t rows, uint32_t r, QueryScale *scale) {
   if (!IS_INT8(c->dtype)) {
-    const float factor = c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1);
+    const Vec factor = SPLAT(c->scale * (c->dtype == KV_F16 ? F16_FACTOR : 1));
     float *to = (float *)group + r;
-    if (c->dtype == KV_F32) {
-      for (uint32_t d = 0; d < c->dim; d++) to[d * rows] = q[d] * factor;
-    } else { /* in the order of the halves */
-      for (uint32_t d = 0; d < c->dim; d++) to[((d & ~7u) + d % 4 * 2 + d % 8 / 4) * rows] = q[d] * factor;
+    for (uint32_t d = 0; d < c->dim; d += 8) {
+      Vec a = MUL(LOAD(q + d), factor), b = MUL(LOAD(q + d + 4), factor);
+      if (c->dtype != KV_F32) { /* in the order of the halves */
+        const Vec low = wasm_i32x4_shuffle(a, b, 0, 4, 1, 5);
+        b = wasm_i32x4_shuffle(a, b, 2, 6, 3, 7);
+        a = low;
+      }
+      store_lanes(a, to + d * rows, rows);
+      store_lanes(b, to + (d + 4) * rows, rows);
     }
     return;
   }
@@ -129,14 +141,15 @@ static void mask(float *row, uint32_t tokens, int32_t from, int32_t to) {
   for (int32_t t = to < 0 ? 0 : to; t < (int32_t)tokens; t++) row[t] = MASKED;
 }
 
-/* V scales, 0 for tokens that aren't written. */
+/* V scales, 0 for tokens that aren't written; up to 3 beyond a piece are overwritten. */
 static void gather_value_scales(const Config *c, Scratch *s, const Tile *tile, uint32_t written) {
   const uint32_t piece = tile->piece_tokens;
-  for (uint32_t t = tile->from, end; t < tile->to; t = end) {
+  for (uint32_t t = tile->from, end; t < written; t = end) {
     const float *scales = tile->scales[t / piece] + c->page_tokens + t % piece;
-    end = min_u32(t / piece * piece + piece, tile->to);
-    for (uint32_t i = t; i < end; i++) s->value_scales[i] = i < written ? scales[i - t] : 0;
+    end = min_u32(t / piece * piece + piece, written);
+    for (uint32_t i = t; i < end; i += 4) STORE(s->value_scales + i, LOAD(scales + i - t));
   }
+  for (uint32_t t = written; t < tile->to; t++) s->value_scales[t] = 0;
 }
 
 static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all) {
@@ -153,22 +166,27 @@ static void add_values(const Config *c, Scratch *s, const Tile *tile, const Stre
   value_fns[c->dtype][kind][rows - 1](&run);
 }
 
-/* output = output * alpha + sums */
-static void add_sums(const Config *c, Scratch *s, uint32_t base, uint32_t rows) {
+/* output = output * alpha + sums; int8: of each chain times its scale. */
+INLINE void add_chains(const int int8, const Config *c, Scratch *s, uint32_t base, uint32_t rows) {
   const uint32_t all = chains(c), plane = rows * c->dim;
   float *output = s->output + base * c->dim;
-  for (uint32_t r = 0; r < rows; r++) {
+  const float *sums = sums_of(s);
+  ROLLED for (uint32_t r = 0; r < rows; r++) {
     const Vec alpha = SPLAT(s->alpha[r]);
-    for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
-      Vec sum = ZERO;
-      for (uint32_t n = 0; n < all; n++) {
-        const Vec x = LOAD(sums_of(s) + n * plane + i);
-        if (IS_INT8(c->dtype)) sum = MADD(wasm_f32x4_convert_i32x4(x), SPLAT_AT(s->weight_scale + MAX_SPANS * r + n), sum);
-        else sum = n == 0 ? x : ADD(sum, x);
+    const float *scale = s->weight_scale + MAX_SPANS * r;
+    ROLLED for (uint32_t i = r * c->dim; i < (r + 1) * c->dim; i += 4) {
+      Vec sum = int8 ? MUL(wasm_f32x4_convert_i32x4(LOAD(sums + i)), SPLAT_AT(scale)) : LOAD(sums + i);
+      for (uint32_t n = 1; n < all; n++) {
+        const Vec x = LOAD(sums + n * plane + i);
+        sum = int8 ? MADD(wasm_f32x4_convert_i32x4(x), SPLAT_AT(scale + n), sum) : ADD(sum, x);
       }
       STORE(output + i, MADD(LOAD(output + i), alpha, sum));
     }
   }
+}
+static void add_sums(const Config *c, Scratch *s, uint32_t base, uint32_t rows) {
+  if (IS_INT8(c->dtype)) add_chains(1, c, s, base, rows);
+  else add_chains(0, c, s, base, rows);
 }
 
 typedef void StretchFn(const Config *c, Scratch *s, const Tile *tile, const Stretch *at, uint32_t r, uint32_t rows, uint32_t all);
