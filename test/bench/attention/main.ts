@@ -9,8 +9,9 @@ import { cpus, freemem, loadavg, totalmem } from 'node:os';
 import { attentionKernelInfo } from '@glinthawk/attention';
 import { errorText, errorToExact } from './check.ts';
 import { type Ceilings, isValid, measure, movement, type Result, sharesOf, spreadOf } from './measure.ts';
-import { inCache, type Options, parseOptions, UsageError } from './options.ts';
+import { inCache, type Options, parseOptions, placementsOf, UsageError } from './options.ts';
 import { comparePeers, type PeerResult } from './peers/compare.ts';
+import { placementName } from './placement.ts';
 import { measureOverhead, type OverheadResult } from './step-overhead.ts';
 import { figure, formatTable, percent } from './table.ts';
 import { layersFor, Team } from './team.ts';
@@ -28,7 +29,7 @@ function settings(options: Options): string {
     `${cpus().length} × ${cpus()[0]?.model}, ${gib(totalmem())} GiB (${gib(freemem())} free), load ${loadavg()[0]?.toFixed(2)}, ${new Date().toISOString().slice(0, 16).replace('T', ' ')} UTC`,
     `Node ${process.version} (V8 ${process.versions.v8}), kernels: ${build} SIMD, int8 by ${int8}`,
     `node test/bench/attention/main.ts ${process.argv.slice(2).join(' ')}`,
-    `Pages (KiB) in random order; KV of a thread is in one L2, or ${options.dramBytes >> 20} MiB and more in layers that follow one another.`,
+    `Pages (KiB) in random order, of some runs of blocks each block alone (apart); KV of a thread is in one L2, or ${options.dramBytes >> 20} MiB and more in layers that follow one another.`,
     `Medians of ${options.repetitions}; tokens/s of one layer. of read: of reading in order; of read2: of reading by two streams a thread or one,`,
     'whichever is faster; of peak: of multiply-adds, for int8 of dots. The roofline is the lower of read2 and peak, of ceilings',
     `that are measured before and after each repetition. One where they differ by over ${percent(options.bound)}, or where another program had the`,
@@ -41,6 +42,7 @@ const HEADS = [
   'KV',
   'thr',
   'page',
+  'apart',
   'GB/s',
   'GOP/s',
   'tokens/s',
@@ -66,6 +68,7 @@ function row({ result, nmse }: Checked, bound: number): string[] {
     result.kvDtype,
     String(result.threads),
     (result.pageBytes / 1024).toFixed(0),
+    placementName(result.placement),
     figure(bytes / milliseconds / 1e6),
     figure(operations / milliseconds / 1e6),
     figure((1000 * work.sequences * work.chunk) / milliseconds),
@@ -109,16 +112,15 @@ async function measureWork(work: Work, options: Options): Promise<Checked[]> {
     const data = workData(mine);
     for (const kvDtype of options.kvDtypes) {
       const layers = layersFor(mine, kvDtype, threads, options.dramBytes);
-      const team = await Team.start({ work: mine, data, kvDtype, threads, layers, blockTokens: options.blockTokens });
-      try {
-        const result = await measure(team, mine, kvDtype, {
-          layers,
-          repetitions: options.repetitions,
-          bound: options.bound,
-        });
-        checked.push({ result, nmse: errorToExact(mine, data, await team.output()) });
-      } finally {
-        await team.close();
+      const { blockTokens, repetitions, bound } = options;
+      for (const placement of placementsOf(mine, options)) {
+        const team = await Team.start({ work: mine, data, kvDtype, threads, layers, blockTokens, placement });
+        try {
+          const result = await measure(team, mine, kvDtype, { layers, placement, repetitions, bound });
+          checked.push({ result, nmse: errorToExact(mine, data, await team.output()) });
+        } finally {
+          await team.close();
+        }
       }
     }
   }

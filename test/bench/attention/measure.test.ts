@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 import { type Ceilings, type Result, sharesOf } from './measure.ts';
-import { parseOptions, UsageError } from './options.ts';
+import { parseOptions, placementsOf, UsageError } from './options.ts';
+import { FRAMED, placementName } from './placement.ts';
 import { formatTable } from './table.ts';
+import { workName } from './work.ts';
 
 const ceilings = (read: number): Ceilings => ({
   read,
@@ -18,6 +20,7 @@ function result(reads: readonly (readonly [number, number])[]): Result {
     kvDtype: 'f32',
     threads: 1,
     layers: 1,
+    placement: FRAMED,
     blockTokens: 64,
     pageBytes: 65536,
     kvMegabytes: 1,
@@ -67,12 +70,22 @@ test('flags choose shapes, and wrong ones are named', () => {
     ['--dtype', 'f8'],
     ['--threads', '0'],
     ['--peers', 'gpu'],
+    ['--scattered', '101'],
+    ['--scattered', 'some'],
     ['--fast'],
   ]) {
     expect(() => parseOptions(args)).toThrow(UsageError);
   }
+  const { placements } = parseOptions(['--scattered', '0,25,rotated']);
+  expect(placements?.map(placementName)).toEqual(['0 %', '25 %', 'rotated']);
   expect(parseOptions(['--peers', '--quick']).peers).toContain('native');
   expect(parseOptions(['--cache']).works.every(({ place }) => place === 'cache')).toBe(true);
+});
+
+test('of some shapes a memory that was full for long is shown too', () => {
+  const options = parseOptions([]);
+  const shown = options.works.filter((work) => placementsOf(work, options).length === 2);
+  expect(shown.map(workName)).toEqual(['d128 g1 kv8 ctx 2048 x16', 'd128 g8 kv8 ctx 2048 x16']);
 });
 
 test('tables line up, in text and in Markdown', () => {

@@ -5,6 +5,7 @@
  * ceiling is the best of several tries: what disturbs a microkernel only ever makes it slower, and a low ceiling flatters.
  */
 import type { KvDtype } from '@glinthawk/core';
+import type { Placement } from './placement.ts';
 import type { Team } from './team.ts';
 import { operations, type Work } from './work.ts';
 
@@ -34,6 +35,7 @@ export interface Result {
   readonly kvDtype: KvDtype;
   readonly threads: number;
   readonly layers: number;
+  readonly placement: Placement;
   readonly blockTokens: number;
   readonly pageBytes: number;
   readonly kvMegabytes: number;
@@ -93,8 +95,9 @@ export async function measure(
   team: Team,
   work: Work,
   kvDtype: KvDtype,
-  { layers, repetitions, bound }: { readonly layers: number; readonly repetitions: number; readonly bound: number },
+  how: { readonly layers: number; readonly placement: Placement; readonly repetitions: number; readonly bound: number },
 ): Promise<Result> {
+  const { layers, placement, repetitions, bound } = how;
   let once = await team.run('attend', 1);
   for (const until = performance.now() + WARM_UP_MS; performance.now() < until; ) {
     await measureCeilings(team);
@@ -117,6 +120,7 @@ export async function measure(
     kvDtype,
     threads: team.threads,
     layers,
+    placement,
     blockTokens: team.layout.blockTokens,
     pageBytes: team.layout.pageBytes,
     kvMegabytes: team.kvBytes / 1e6,

@@ -4,6 +4,7 @@ import { parseArgs } from 'node:util';
 import type { KvDtype } from '@glinthawk/core';
 import { KV_DTYPES } from '../../../packages/attention/src/page-layout.ts';
 import { DEFAULT_BOUND } from './measure.ts';
+import { FRAMED, type Placement } from './placement.ts';
 import type { Work } from './work.ts';
 
 export const USAGE = `node test/bench/attention/main.ts [flags]
@@ -15,6 +16,8 @@ export const USAGE = `node test/bench/attention/main.ts [flags]
   --dram | --cache     only with KV beyond all caches, only with KV in L2
   --megabytes N        KV of a thread beyond the caches at least, default 192
   --block-tokens N     tokens of a KV block, default as the product has it
+  --scattered LIST     percent of the runs (eight blocks of 32 tokens) whose blocks lie alone in random places, not in a frame;
+                       or rotated: in frames, but read block by block. Default 0, and for groups 1 and 8 of 128 also 100
   --repetitions N      default 15
   --bound PERCENT      a repetition is void where the ceilings around it differ by more, default ${100 * DEFAULT_BOUND}
   --peers [LIST]       beside others on the same work: tfjs, onnx-web, onnx-node, onnx-node-gqa, native, or all
@@ -30,6 +33,8 @@ export interface Options {
   readonly threads: readonly number[];
   readonly dramBytes: number;
   readonly blockTokens: number | undefined;
+  /** Null: what each shape has of its own. */
+  readonly placements: readonly Placement[] | null;
   readonly repetitions: number;
   readonly bound: number;
   readonly peers: readonly string[];
@@ -96,6 +101,26 @@ const CACHE: readonly Shape[] = [
   prefill(128, 4, 1, 2048, 64),
 ];
 
+const SCATTERED: Placement = { apart: 1, rotated: false };
+
+/** A memory that was full for long is shown where waiting for memory, and where multiplying, takes longest. */
+export function placementsOf(work: Work, { placements }: Options): readonly Placement[] {
+  if (placements !== null) return placements;
+  const shown = [QUICK[0], QUICK[2]].some((shape) => work.place === 'dram' && sameShape(shape as Shape, work));
+  return shown ? [FRAMED, SCATTERED] : [FRAMED];
+}
+
+function sameShape(one: Shape, other: Shape): boolean {
+  return (Object.keys(one) as (keyof Shape)[]).every((key) => one[key] === other[key]);
+}
+
+function parsePlacement(text: string): Placement {
+  if (text === 'rotated') return { apart: 0, rotated: true };
+  const percent = /^\d{1,3}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(percent <= 100)) throw new UsageError(`--scattered is of percents from 0 to 100 and rotated, found "${text}"`);
+  return { apart: percent / 100, rotated: false };
+}
+
 /** One KV head a thread, and a context that fits in f32, so that all dtypes do the same. */
 export function inCache(shape: Shape, threads: number): Work {
   const fits = 2 ** Math.floor(Math.log2(CACHE_BYTES / (8 * shape.headDim)));
@@ -148,6 +173,7 @@ export function parseOptions(args: readonly string[]): Options {
         cache: { type: 'boolean', default: false },
         megabytes: { type: 'string', default: '192' },
         'block-tokens': { type: 'string' },
+        scattered: { type: 'string' },
         repetitions: { type: 'string' },
         bound: { type: 'string' },
         peers: { type: 'string' },
@@ -191,6 +217,7 @@ export function parseOptions(args: readonly string[]): Options {
     threads: counts,
     dramBytes: wholeNumber('megabytes', values.megabytes) * 2 ** 20,
     blockTokens: values['block-tokens'] === undefined ? undefined : wholeNumber('block-tokens', values['block-tokens']),
+    placements: values.scattered === undefined ? null : values.scattered.split(',').map(parsePlacement),
     repetitions: wholeNumber('repetitions', values.repetitions ?? (values.quick ? '9' : '15')),
     bound: values.bound === undefined ? DEFAULT_BOUND : wholeNumber('bound', values.bound) / 100,
     peers,

@@ -11,6 +11,7 @@ import { attentionKernelInfo } from '@glinthawk/attention';
 import type { KvDtype } from '@glinthawk/core';
 import { loadKernel } from '../../../packages/attention/src/kernel.ts';
 import type { PageLayout } from '../../../packages/attention/src/page-layout.ts';
+import { FRAMED, type Placement } from './placement.ts';
 import {
   ARGUMENT,
   COMMAND,
@@ -56,6 +57,8 @@ export interface TeamOptions {
   readonly threads: number;
   readonly layers: number;
   readonly blockTokens?: number | undefined;
+  /** Default: each run in a frame of its own. */
+  readonly placement?: Placement;
 }
 
 export class Team {
@@ -82,7 +85,16 @@ export class Team {
     const output = new Float32Array(new SharedArrayBuffer(4 * rows * work.kvHeads * work.group * work.headDim));
     const [module, peaks] = [await loadKernel(attentionKernelInfo().build, true), await peaksModule()];
     const started = shares.map(async (share, index) => {
-      const common = { ...options, module, peaks, control, output, threads: shares.length, pieceSequences: piece };
+      const common = {
+        placement: FRAMED,
+        ...options,
+        module,
+        peaks,
+        control,
+        output,
+        threads: shares.length,
+        pieceSequences: piece,
+      };
       const data: ThreadData = { ...common, share, index };
       const worker = new Worker(new URL('./thread.ts', import.meta.url), { workerData: data, execArgv: [] });
       const [info] = (await once(worker, 'message')) as [ThreadInfo];

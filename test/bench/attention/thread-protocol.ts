@@ -4,6 +4,7 @@
  */
 import type { KvDtype } from '@glinthawk/core';
 import type { PageLayout } from '../../../packages/attention/src/page-layout.ts';
+import type { Placement } from './placement.ts';
 import type { Share, Work, WorkData } from './work.ts';
 
 export interface ThreadData {
@@ -14,8 +15,9 @@ export interface ThreadData {
   readonly data: WorkData;
   readonly kvDtype: KvDtype;
   readonly layers: number;
-  /** Sequences of one step: a command attends so many at a time, and the share has a whole number of such pieces. */
   readonly blockTokens?: number | undefined;
+  readonly placement: Placement;
+  /** Sequences of one step: a command attends so many at a time, and the share has a whole number of such pieces. */
   readonly pieceSequences: number;
   readonly control: SharedArrayBuffer;
   readonly index: number;

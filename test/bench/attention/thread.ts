@@ -7,6 +7,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { attentionKernelInfo, layerGroups } from '@glinthawk/attention';
 import { outputRowFloats, qkvRowFloats } from '@glinthawk/core';
 import { instantiateKernel } from '../../../packages/attention/src/kernel.ts';
+import { copyBlock } from '../../../packages/attention/src/page-layout.ts';
 import { planShards } from '../../../packages/attention/src/plan-shards.ts';
 import {
   type KernelEntry,
@@ -18,6 +19,7 @@ import {
 } from '../../../packages/attention/src/step-layout.ts';
 import { createMemory, WasmHeap } from '../../../packages/attention/src/wasm-heap.ts';
 import { randomSource } from '../../kernels/attention-cases.ts';
+import { placeRuns } from './placement.ts';
 import {
   ARGUMENT,
   ARRIVED,
@@ -66,23 +68,20 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const kernels = { kvDtype, rowDtype: 'f32', layout, tableBlocks, int8: attentionKernelInfo().int8 } as const;
   const config = writeConfig(heap, { ...kernels, geometry, groups: layerGroups(geometry) });
 
-  // Frames of all sequences in random order, so that pages lie anywhere in memory; a sequence's blocks fill frame after frame.
-  const { frameBlocks, pageTokens } = layout;
-  const framesEach = Math.ceil(work.context / pageTokens);
-  const frames = Array.from({ length: share.sequences * framesEach }, (_, i) => heap.block(i * frameBlocks));
-  const kvStart = frames[0] as number;
-  const kvBytes = frames.length * layout.frameBytes;
-  const random = randomSource(thread.index + 77);
-  for (let i = frames.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [frames[i], frames[j]] = [frames[j] as number, frames[i] as number];
-  }
+  // Frames lie in random order, so that pages lie anywhere in memory; a sequence's blocks fill run after run.
+  const { frameBlocks, pageTokens, blockTokens } = layout;
+  const runsEach = Math.ceil(work.context / pageTokens);
+  const blocksEach = Math.ceil(work.context / blockTokens);
+  const runs = placeRuns(share.sequences * runsEach, frameBlocks, thread.placement, randomSource(thread.index + 77));
+  const kvBytes = runs.length * layout.frameBytes;
+  const kvStart = heap.block(0);
+  heap.block(runs.length * frameBlocks - 1); // memory grows but once
   const tables = Array.from({ length: share.sequences }, (_, s) => {
     const table = heap.allocate(4 * tableBlocks);
-    const mine = frames.slice(s * framesEach, (s + 1) * framesEach);
-    const blocks = mine.flatMap((frame) => Array.from({ length: frameBlocks }, (_, i) => frame + i));
-    heap.u32.set(blocks.slice(0, tableBlocks), table / 4);
-    return table;
+    const ids = runs.slice(s * runsEach, (s + 1) * runsEach).flat();
+    const blocks = ids.slice(0, blocksEach).map((id) => heap.block(id));
+    heap.u32.set(blocks, table / 4);
+    return { table, blocks };
   });
 
   const { headDim, group, chunk, context } = work;
@@ -112,26 +111,23 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   };
 
   // The first period of the first sequence is appended by the kernels, with a window of 1 to leave out the attention; all other
-  // frames are copies of its frames.
+  // blocks are copies of its blocks.
   const narrow = geometryOf(mine, layers, 1);
   const fillConfig = writeConfig(heap, { ...kernels, geometry: narrow, groups: layerGroups(narrow) });
   for (let position = 0; position < data.period; position += FILL_TOKENS) {
     const count = Math.min(FILL_TOKENS, data.period - position);
-    const entry = { tables: tables[0] as number, position, count, stored: position + count, visit: false };
+    const entry = { tables: tables[0]?.table ?? 0, position, count, stored: position + count, visit: false };
     const staged = stage([entry]);
     const { step, staging } = staged;
     for (let i = 0; i < count; i++) writeRow((step + staging.qkv) / 4 + i * rowFloats, position + i, null);
-    attend(fillConfig, 0, staged);
+    for (let layer = 0; layer < layers; layer++) attend(fillConfig, layer, staged);
     heap.unstage(step, staging.bytes);
   }
-  const bytes = new Uint8Array(memory.buffer);
-  const layerBytes = share.kvHeads * layout.pageBytes;
-  const periodFrames = Math.ceil(data.period / pageTokens);
-  for (const [i, frame] of frames.entries()) {
-    const from = frames[(i % framesEach) % periodFrames] as number;
-    for (let layer = 0; layer < layers; layer++) {
-      const to = frame + layer * layerBytes;
-      if (to !== from) bytes.copyWithin(to, from, from + layerBytes);
+  const period = tables[0]?.blocks.slice(0, Math.ceil(data.period / blockTokens)) ?? [];
+  for (const { blocks } of tables) {
+    for (const [i, block] of blocks.entries()) {
+      const from = period[i % period.length] as number;
+      if (block !== from) copyBlock(heap.u8, layout, from, block);
     }
   }
 
@@ -141,7 +137,9 @@ function start(thread: ThreadData): { readonly info: ThreadInfo; readonly run: (
   const steps = Array.from({ length: share.sequences / pieceSequences }, (_, piece) => {
     const first = piece * pieceSequences;
     const members = tables.slice(first, first + pieceSequences);
-    const staged = stage(members.map((tables) => ({ tables, position, count: chunk, stored: context, visit: false })));
+    const staged = stage(
+      members.map(({ table }) => ({ tables: table, position, count: chunk, stored: context, visit: false })),
+    );
     const qkv = (staged.step + staged.staging.qkv) / 4;
     for (let row = 0; row < rows; row++) {
       const queryRow = (share.firstSequence + first) * chunk + row;
