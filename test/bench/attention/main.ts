@@ -11,6 +11,7 @@ import { errorText, errorToExact } from './check.ts';
 import { type Ceilings, isValid, measure, movement, type Result, sharesOf, spreadOf } from './measure.ts';
 import { inCache, type Options, parseOptions, placementsOf, UsageError } from './options.ts';
 import { comparePeers, type PeerResult } from './peers/compare.ts';
+import { goalSummary } from './peers/goals.ts';
 import { placementName } from './placement.ts';
 import { measureOverhead, type OverheadResult } from './step-overhead.ts';
 import { figure, formatTable, percent } from './table.ts';
@@ -154,8 +155,12 @@ async function main(): Promise<void> {
       console.log(
         `\n${markdown ? '### ' : ''}${workName(work)}, beside others\n${markdown ? '\n' : ''}${formatTable(results.table, markdown)}`,
       );
-      for (const note of results.notes) console.log(note);
+      for (const line of [...results.goals, ...results.notes]) console.log(markdown ? `- ${line}` : line);
     }
+    console.log(
+      `\n${markdown ? '### ' : ''}Goals, ${options.works.length === 1 ? 'of this shape' : 'of all shapes'}\n`,
+    );
+    for (const line of goalSummary(peers)) console.log(line);
   }
   if (options.sections.overhead) {
     const results = await measureOverhead(options);

@@ -12,6 +12,7 @@ import { figure, type Table } from '../table.ts';
 import { layersFor, Team } from '../team.ts';
 import { type Work, workData } from '../work.ts';
 import { type Contender, libraryContender, ourContender } from './contender.ts';
+import { goalLines } from './goals.ts';
 import { buildNative, type NativeBuild, nativeContender } from './native.ts';
 import { onnxInstalled } from './onnx.ts';
 
@@ -22,6 +23,8 @@ export interface PeerResult {
   readonly threads: number;
   readonly note: string;
   readonly milliseconds: readonly number[]; // of a layer, by round
+  /** Of ours: what a layer takes at the roofline. */
+  readonly leastMs: number | null;
   readonly nmse: number; // to ours of the first KV dtype
 }
 
@@ -52,10 +55,15 @@ async function libraries(work: Work, threads: number, layers: number, names: rea
   return contenders;
 }
 
-export async function comparePeers(
-  work: Work,
-  options: Options,
-): Promise<{ readonly results: readonly PeerResult[]; readonly table: Table; readonly notes: readonly string[] }> {
+export interface Comparison {
+  readonly results: readonly PeerResult[];
+  readonly table: Table;
+  /** Of each number of threads, how far the goals are reached. */
+  readonly goals: readonly string[];
+  readonly notes: readonly string[];
+}
+
+export async function comparePeers(work: Work, options: Options): Promise<Comparison> {
   const results: PeerResult[] = [];
   const rows: string[][] = [];
   const notes = new Set<string>();
@@ -77,7 +85,7 @@ export async function comparePeers(
           const layers = layersOf(kvDtype, threads);
           const team = await Team.start({ work, data, kvDtype, threads, layers });
           const bytes = work.sequences * work.kvHeads * work.context * tokenBytes(team, kvDtype);
-          contenders.push(ourContender(team, kvDtype, layers, bytes));
+          contenders.push(ourContender(team, work, kvDtype, layers, bytes));
           if (native === null) continue;
           try {
             const how = { threads, layers, team, bytes };
@@ -89,10 +97,10 @@ export async function comparePeers(
         contenders.push(...(await libraries(work, threads, layersOf('f32', threads), options.peers, notes)));
         const measured = await takeTurns(contenders, notes);
         const ours = measured.filter(({ contender }) => contender.name === 'glinthawk');
-        for (const { contender, times, nmse } of measured) {
+        for (const { contender, times, leastMs, nmse } of measured) {
           const { name, kv, note, bytes } = contender;
           if (note !== '') notes.add(`${name}: ${note}`);
-          results.push({ work, name, kv, threads, note, milliseconds: times, nmse });
+          results.push({ work, name, kv, threads, note, milliseconds: times, leastMs, nmse });
           const tokens = spreadOf(times.map((ms) => (1000 * work.sequences * work.chunk) / ms));
           rows.push([
             name,
@@ -116,17 +124,19 @@ export async function comparePeers(
   }
   const ahead = options.kvDtypes.map((kvDtype) => `ours ${kvDtype}`);
   const heads = ['', 'KV', 'threads', 'median', 'tokens/s', 'GB/s', ...ahead, 'error to ours'];
-  return { results, table: { heads, rows }, notes: [...notes] };
+  const goals = options.threads.flatMap((count) => goalLines(results.filter(({ threads }) => threads === count)));
+  return { results, table: { heads, rows }, goals, notes: [...notes] };
 }
 
 interface Measured {
   readonly contender: Contender;
   readonly times: number[];
+  leastMs: number | null;
   nmse: number;
 }
 
 async function takeTurns(contenders: readonly Contender[], notes: Set<string>): Promise<Measured[]> {
-  let measured = contenders.map((contender): Measured => ({ contender, times: [], nmse: 0 }));
+  let measured = contenders.map((contender): Measured => ({ contender, times: [], leastMs: null, nmse: 0 }));
   const drop = (one: Measured, error: unknown) => {
     notes.add(`${one.contender.name} ${one.contender.kv}: ${(error as Error).message}`);
     measured = measured.filter((other) => other !== one);
@@ -146,6 +156,9 @@ async function takeTurns(contenders: readonly Contender[], notes: Set<string>): 
   for (let round = 0; round < ROUNDS; round++) {
     for (const one of measured) {
       one.times.push(await one.contender.run());
+      // The best that the machine was seen to do: a low ceiling flatters.
+      const least = (await one.contender.least?.()) ?? null;
+      if (least !== null) one.leastMs = Math.min(least, one.leastMs ?? least);
       if (one.contender.hasOwnThreads) await pause();
     }
   }

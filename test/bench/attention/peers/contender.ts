@@ -1,8 +1,11 @@
 /** Somebody who does the work: ours in worker threads, a library in a process of its own, or several processes together. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import type { KvDtype } from '@glinthawk/core';
+import { measureCeilings } from '../measure.ts';
 import type { Team } from '../team.ts';
 import { type Share, shareWork, type Work } from '../work.ts';
+import { leastMs } from './goals.ts';
 import type { Answer, PeerKind, Request, Task } from './task.ts';
 
 export interface Contender {
@@ -14,6 +17,8 @@ export interface Contender {
   readonly hasOwnThreads: boolean;
   /** KV of one layer. */
   readonly bytes: number;
+  /** What the machine allows a layer, as it is now; null where that isn't known. Milliseconds. */
+  readonly least: (() => Promise<number>) | null;
   /** All layers once; milliseconds of one layer. */
   run(): Promise<number>;
   /** Of the first layer, after a run. [sequences, chunk, kvHeads, group, headDim] */
@@ -21,13 +26,14 @@ export interface Contender {
   close(): Promise<void>;
 }
 
-export function ourContender(team: Team, kv: string, layers: number, bytes: number): Contender {
+export function ourContender(team: Team, work: Work, kv: KvDtype, layers: number, bytes: number): Contender {
   return {
     name: 'glinthawk',
     kv,
     note: '',
     hasOwnThreads: false,
     bytes,
+    least: async () => leastMs(work, kv, bytes, await measureCeilings(team)),
     run: async () => (await team.run('attend', layers * team.pieces)) / layers,
     output: () => team.output(),
     close: () => team.close(),
@@ -136,6 +142,7 @@ export async function libraryContender(
       hasOwnThreads: kind !== 'tfjs',
       note: first?.what === 'started' ? first.note : '',
       bytes: work.sequences * work.kvHeads * work.context * work.headDim * 8,
+      least: null,
       async run() {
         const answers = await all(() => ({ what: 'run' }));
         return elapsed(answers.filter((answer) => answer.what === 'ran')) / layers;

@@ -125,6 +125,7 @@ export async function nativeContender(
     note: build.compiler,
     hasOwnThreads: false,
     bytes,
+    least: null,
     async run() {
       const answers = await ask(`run ${layers}`);
       const times = answers.map((line) => line.split(' ').map(Number) as [number, number]);
